@@ -1,0 +1,151 @@
+"""Attestation results (RFC 9334, section 8.4): a list of checks and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+from blindai.attestation.claims import Claims
+from blindai.errors import AttestationError
+
+
+class Outcome(StrEnum):
+    """A SKIP says that nothing was required; it never counts as a pass."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    SKIP = "SKIP"
+
+
+class Status(StrEnum):
+    """The tier of the result, in the words of EAR (draft-ietf-rats-ear)."""
+
+    AFFIRMING = "affirming"
+    CONTRAINDICATED = "contraindicated"
+
+
+class Mode(StrEnum):
+    """How this connection was bound to the TEE: by a quote of its own, or by the key of a keyset verified recently."""
+
+    FRESH = "fresh"
+    RESUMED = "resumed"
+
+
+# The steps in order, and how each is called on a screen. Every refusal names one of them.
+STEPS: dict[str, str] = {
+    "channel": "TLS 1.3, attestation answered",
+    "evidence": "evidence well-formed",
+    "endorsements": "vendor certificates and collateral",
+    "quote": "quote signed by genuine hardware",
+    "binding": "bound to this connection, fresh",
+    "platform": "platform allowed",
+    "debug": "debug off, attributes strict",
+    "tcb": "firmware and microcode (TCB)",
+    "code": "code measurement",
+    "hardware": "hardware measurement",
+    "config": "measured configuration",
+}
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: its step, what was required and what was seen; `code` is set when it failed."""
+
+    step: str
+    name: str
+    outcome: Outcome
+    code: str = ""
+    expected: str = ""
+    got: str = ""
+
+
+class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one piece of evidence, valid until `expires_at` (UTC) and for one connection only."""
+
+    status: Status
+    checks: tuple[Check, ...]
+    mode: Mode
+    policy_digest: str
+    claims: Claims | None = None
+    code: str = ""
+    step: str = ""
+    expires_at: datetime | None = None
+    keyset_digest: str = ""
+
+    @property
+    def simulated(self) -> bool:
+        return self.claims is not None and self.claims.simulated
+
+    def tally(self) -> tuple[int, int]:
+        """How many checks passed, of how many that were required (a SKIP is neither)."""
+        required = [check for check in self.checks if check.outcome is not Outcome.SKIP]
+        return sum(check.outcome is Outcome.PASS for check in required), len(required)
+
+    def require_valid(self, now: datetime) -> None:
+        """Raise unless this result still allows a request to be sent at `now`.
+
+        Raises:
+            AttestationError: `result.refused` or `result.expired`.
+        """
+        if self.status is not Status.AFFIRMING or self.expires_at is None:
+            raise AttestationError("the attestation was refused", code="result.refused", step=self.step, result=self)
+        if now >= self.expires_at:
+            raise AttestationError(
+                "the attestation has expired",
+                code="result.expired",
+                step="binding",
+                expected=f"a request before {self.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+                got=f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                result=self,
+            )
+
+
+class OpenCheck:
+    """A check that is being made; set `expected` and `got` as they become known."""
+
+    def __init__(self, expected: str) -> None:
+        self.expected = expected
+        self.got = ""
+
+
+class Checklist:
+    """Collects checks in order. The only place where a check is recorded."""
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(self._checks)
+
+    @contextmanager
+    def check(self, step: str, *, expected: str = "") -> Iterator[OpenCheck]:
+        """Record PASS when the block ends, FAIL when it raises `AttestationError` (which goes on)."""
+        opened = OpenCheck(expected)
+        try:
+            yield opened
+        except AttestationError as error:
+            error.step = error.step or step
+            error.check = error.check or STEPS[step]
+            self._add(step, Outcome.FAIL, error.code, error.expected or opened.expected, error.got or opened.got)
+            raise
+        self._add(step, Outcome.PASS, "", opened.expected, opened.got)
+
+    def skip(self, step: str, *, expected: str = "", got: str = "") -> None:
+        """Record that nothing was required here."""
+        self._add(step, Outcome.SKIP, "", expected, got)
+
+    def skip_rest(self, reason: str) -> None:
+        """Record every step that has not been reached as skipped."""
+        reached = {check.step for check in self._checks}
+        for step in STEPS:
+            if step not in reached:
+                self.skip(step, got=reason)
+
+    def _add(self, step: str, outcome: Outcome, code: str, expected: str, got: str) -> None:
+        self._checks.append(
+            Check(step=step, name=STEPS[step], outcome=outcome, code=code, expected=expected, got=got)
+        )

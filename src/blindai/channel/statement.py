@@ -1,0 +1,80 @@
+"""The statement: what evidence says about one TLS connection, and how it becomes the 64 bytes of report_data.
+
+Both ends build it for themselves from their own side of the live connection. A relying party never
+takes a field of it from its peer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from blindai.crypto.canonical import Canonical
+from blindai.crypto.digests import tagged, tagged_sha256
+
+VERSION = 1
+STATEMENT_DOMAIN = "blindai/statement/v1"
+RESUME_DOMAIN = "blindai/resume/v1"
+CONFIG_DOMAIN = "blindai/config/v1"
+DEVICES_DOMAIN = "blindai/devices/v1"
+
+# RFC 8446, section 7.5, with the relying party's nonce as the exporter's context.
+EXPORTER_LABEL = b"EXPORTER-BlindAI-v1"
+EXPORTER_LENGTH = 32
+NONCE_LENGTH = 32
+
+
+class Role(StrEnum):
+    """What the attested party does on this connection; keeps evidence of one direction out of the other."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All digests, `nonce` and `ekm` in lower-case hex.
+
+    Attributes:
+        nonce: 32 bytes from the relying party, new for each gate.
+        ekm: exported keying material of this TLS connection, 32 bytes.
+        spki_sha256: of the TLS key that the attested party proved to hold.
+        keyset_digest, devices_digest, config_digest: what else the attested party commits to.
+    """
+
+    role: Role
+    nonce: str
+    ekm: str
+    spki_sha256: str
+    keyset_digest: str
+    devices_digest: str
+    config_digest: str
+    v: int = VERSION
+
+    @property
+    def report_data(self) -> bytes:
+        """64 bytes, the full report_data of SGX, TDX and SEV-SNP."""
+        return hashlib.sha512(self._tagged(STATEMENT_DOMAIN)).digest()
+
+    @property
+    def resume_message(self) -> bytes:
+        """What the connection-proof key signs in a resumed gate."""
+        return self._tagged(RESUME_DOMAIN)
+
+    def _tagged(self, domain: str) -> bytes:
+        return tagged(domain, msgspec.to_builtins(self))
+
+
+def config_digest(config: Mapping[str, Canonical]) -> str:
+    """Digest of a measured configuration, in hex.
+
+    Raises:
+        ValueError: `config` is outside the canonical encoding.
+    """
+    return tagged_sha256(CONFIG_DOMAIN, config)
+
+
+# The digest for an enclave that attests no devices beside its CPU.
+NO_DEVICES = tagged_sha256(DEVICES_DOMAIN, {"devices": []})

@@ -1,0 +1,176 @@
+"""TLS 1.3 over memory buffers (sans I/O), with the exporter that CPython's `ssl` does not offer.
+
+No resumption of any kind: the session cache is off and no session is ever offered, so each connection
+has key material of its own, and early data does not exist. OpenSSL still sends its ticket message; the
+ticket names a session that was never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+from blindai.channel.keyset import spki_sha256
+from blindai.channel.statement import EXPORTER_LABEL, EXPORTER_LENGTH
+
+# The largest TLS 1.3 plaintext record (RFC 8446, section 5.1): SSL_read returns at most one.
+RECORD_BYTES = 1 << 14
+
+# Read from the outgoing buffer in pieces of this size: large tensors go out in few system calls.
+OUTGOING_BYTES = 1 << 18
+
+
+class TLSFailure(Exception):
+    """The TLS layer refused what the peer sent. `reason` is OpenSSL's own name for it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _context() -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    return context
+
+
+def server_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> SSL.Context:
+    """A context for the attested end; `key` never leaves memory."""
+    context = _context()
+    context.use_certificate(certificate)
+    context.use_privatekey(key)
+    context.check_privatekey()
+    return context
+
+
+def client_context() -> SSL.Context:
+    """A context for the relying party.
+
+    No public key infrastructure vouches for an enclave's certificate, so none is asked: TLS proves
+    possession of the key, and the gate proves whose key it is before any application byte is sent.
+    """
+    context = _context()
+    context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    return context
+
+
+class TLSPipe:
+    """One end of one connection: bytes of the wire on one side, plaintext on the other."""
+
+    def __init__(self, context: SSL.Context, *, server: bool) -> None:
+        self._connection = SSL.Connection(context, None)
+        if server:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+        self.established = False
+
+    def set_server_name(self, name: str) -> None:
+        """Send `name` as SNI (RFC 6066): a routing hint for balancers, not an identity."""
+        self._connection.set_tlsext_host_name(name.encode("idna"))
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the wire."""
+        self._connection.bio_write(data)
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; True when it is complete.
+
+        Raises:
+            TLSFailure: the peer is refused. `outgoing()` may hold an alert that should still be sent.
+        """
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.Error as error:
+            raise TLSFailure(_reason(error)) from error
+        self.established = True
+        return True
+
+    def read(self) -> bytes | None:
+        """The plaintext of the next record; None when more bytes are needed, b"" when the peer closed.
+
+        Raises:
+            TLSFailure: a record did not authenticate, or the peer sent an alert.
+        """
+        try:
+            return self._connection.recv(RECORD_BYTES)
+        except SSL.WantReadError:
+            return None
+        except SSL.ZeroReturnError:
+            return b""
+        except SSL.Error as error:
+            raise TLSFailure(_reason(error)) from error
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt `data`; what results waits in `outgoing()`.
+
+        Raises:
+            TLSFailure: the connection is already closed.
+        """
+        if not len(data):
+            return
+        try:
+            self._connection.sendall(data)
+        except SSL.Error as error:
+            raise TLSFailure(_reason(error)) from error
+
+    def outgoing(self) -> bytes:
+        """All bytes that wait to be put on the wire."""
+        chunks = list(self._outgoing())
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _outgoing(self) -> Iterable[bytes]:
+        while True:
+            try:
+                chunk = self._connection.bio_read(OUTGOING_BYTES)
+            except SSL.WantReadError:
+                return
+            yield chunk
+            if len(chunk) < OUTGOING_BYTES:
+                return
+
+    def close(self) -> None:
+        """Queue close_notify (RFC 8446, section 6.1)."""
+        try:
+            self._connection.shutdown()
+        except SSL.Error:
+            # The connection had already failed: there is nobody left to tell.
+            return
+
+    def exported(self, nonce: bytes) -> str:
+        """TLS-Exporter for this connection with `nonce` as context, in hex (RFC 8446, section 7.5; RFC 9266)."""
+        return self._connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, nonce).hex()
+
+    def peer_spki_sha256(self) -> str | None:
+        """Digest of the key that the peer proved to hold; None when it is not an elliptic-curve key."""
+        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            return None
+        key = certificate.public_key()
+        return spki_sha256(key) if isinstance(key, ec.EllipticCurvePublicKey) else None
+
+    @property
+    def version(self) -> str:
+        return self._connection.get_protocol_version_name()
+
+    @property
+    def group(self) -> str:
+        """Name of the key-exchange group, such as X25519MLKEM768."""
+        return self._connection.get_group_name() or ""
+
+
+def _reason(error: SSL.Error) -> str:
+    """OpenSSL's reason string, such as `wrong version number`."""
+    if isinstance(error, SSL.SysCallError):
+        return "connection closed by the peer"
+    if error.args and error.args[0]:
+        return str(error.args[0][-1][-1])
+    return "unknown TLS error"
