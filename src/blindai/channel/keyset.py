@@ -89,8 +89,8 @@ class PrivateKeyset:
         """Sign with the connection-proof key (Ed25519, RFC 8032): 64 bytes."""
         return self._proof_key.sign(message)
 
-    def certificate(self, cmw: str | None = None) -> x509.Certificate:
-        """Self-signed. `cmw` is a JSON conceptual message wrapper for tools that look for evidence here.
+    def certificate(self, cmw: bytes | None = None) -> x509.Certificate:
+        """Self-signed. `cmw` is a CBOR conceptual message wrapper for tools that look for evidence here.
 
         Our own client relies on nothing in this certificate but the public key.
         """
@@ -107,7 +107,7 @@ class PrivateKeyset:
         )
         if cmw is not None:
             builder = builder.add_extension(
-                x509.UnrecognizedExtension(CMW_EXTENSION, _der_utf8_string(cmw)), critical=False
+                x509.UnrecognizedExtension(CMW_EXTENSION, _der_octet_string(cmw)), critical=False
             )
         return builder.sign(self.tls_key, hashes.SHA256())
 
@@ -120,11 +120,10 @@ def spki_sha256(key: ec.EllipticCurvePublicKey) -> str:
     return digest.finalize().hex()
 
 
-def _der_utf8_string(text: str) -> bytes:
-    """A UTF8String in DER (X.690, sections 8.1.3 and 8.23)."""
-    body = text.encode()
+def _der_octet_string(body: bytes) -> bytes:
+    """An OCTET STRING in DER (X.690, sections 8.1.3 and 8.7): the `cbor` choice of a wrapper in X.509."""
     length = len(body)
     if length < 0x80:
-        return bytes([0x0C, length]) + body
+        return bytes([0x04, length]) + body
     size = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes([0x0C, 0x80 | len(size)]) + size + body
+    return bytes([0x04, 0x80 | len(size)]) + size + body

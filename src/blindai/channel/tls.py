@@ -8,13 +8,16 @@ ticket names a session that was never stored.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from blindai.channel.keyset import spki_sha256
 from blindai.channel.statement import EXPORTER_LABEL, EXPORTER_LENGTH
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # The largest TLS 1.3 plaintext record (RFC 8446, section 5.1): SSL_read returns at most one.
 RECORD_BYTES = 1 << 14

@@ -1,0 +1,159 @@
+"""The attested end: keys, evidence and answers to the gate, shared by all connections of one enclave."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from OpenSSL import SSL
+
+from blindai.attestation.attesters.attester import Attester
+from blindai.attestation.evidence import Evidence
+from blindai.attestation.result import Mode
+from blindai.channel import gate
+from blindai.channel.clock import SYSTEM_CLOCK, Clock
+from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
+from blindai.channel.statement import NO_DEVICES, VERSION, Role, Statement, config_digest
+from blindai.channel.tls import TLSPipe, server_context
+from blindai.crypto.canonical import Canonical
+from blindai.crypto.digests import tagged
+
+CERTIFICATE_DOMAIN = "blindai/certificate/v1"
+CMW_MEDIA_TYPE = "application/vnd.blindai.evidence+json"
+
+
+class GateRefusal(Exception):
+    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again."""
+
+    def __init__(self, status: int, code: str, message: str, *, fatal: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.fatal = fatal
+
+    @property
+    def body(self) -> bytes:
+        return gate.encoder.encode(gate.GateProblem(error=self.message, code=self.code))
+
+
+class Identity:
+    """One keyset with the TLS context that holds its key."""
+
+    def __init__(self, keyset: PrivateKeyset, context: SSL.Context) -> None:
+        self.keyset = keyset
+        self.context = context
+
+
+class AttestedEnd:
+    """Makes evidence for connections.
+
+    It computes every field of the statement itself: no caller chooses report_data.
+    """
+
+    def __init__(self, attester: Attester, config: Mapping[str, Canonical], *, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`config` is the measured configuration.
+
+        Raises:
+            ValueError: `config` is outside the canonical encoding.
+            BlindAIError: the attester failed.
+        """
+        self._attester = attester
+        self._config = dict(config)
+        self._config_digest = config_digest(config)
+        self._clock = clock
+        self._identity = self._new_identity()
+
+    @property
+    def simulated(self) -> bool:
+        return self._attester.simulated
+
+    def identity(self) -> Identity:
+        """The keys for a new connection. They change at half their lifetime: no client meets expired ones."""
+        now = self._now()
+        if now - self._identity.keyset.not_before >= KEYSET_LIFETIME / 2:
+            self._identity = self._new_identity()
+        return self._identity
+
+    def answer(self, body: bytes, pipe: TLSPipe, identity: Identity) -> bytes | asyncio.Future[bytes]:
+        """The body of the answer to one gate request on one connection; a future where hardware takes its time.
+
+        Raises:
+            GateRefusal: see there.
+            BlindAIError: the attester failed.
+        """
+        try:
+            request = gate.request_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise GateRefusal(400, "gate.malformed", f"the gate request cannot be parsed: {error}") from error
+        if request.v != VERSION:
+            raise GateRefusal(400, "gate.version", f"this enclave speaks version {VERSION} of the gate")
+        statement = self._statement(bytes.fromhex(request.nonce), pipe, identity)
+        if request.mode is Mode.RESUMED:
+            if request.keyset_digest != identity.keyset.digest:
+                raise GateRefusal(409, "gate.keyset_unknown", "this enclave has other keys; ask fresh", fatal=False)
+            signature = identity.keyset.prove(statement.resume_message)
+            return gate.encoder.encode(gate.ResumedAnswer(v=VERSION, mode=Mode.RESUMED, signature=signature.hex()))
+        if self._attester.quick:
+            return self._fresh_answer(statement, identity)
+        return asyncio.get_running_loop().run_in_executor(None, self._fresh_answer, statement, identity)
+
+    def _fresh_answer(self, statement: Statement, identity: Identity) -> bytes:
+        evidence = self._attester.attest(statement.report_data)
+        return gate.encoder.encode(
+            gate.FreshAnswer(
+                v=VERSION,
+                mode=Mode.FRESH,
+                keyset=identity.keyset.public,
+                config=self._config,
+                statement=statement,
+                evidence=msgspec.Raw(evidence.encode()),
+            )
+        )
+
+    def _statement(self, nonce: bytes, pipe: TLSPipe, identity: Identity) -> Statement:
+        return Statement(
+            role=Role.SERVER,
+            nonce=nonce.hex(),
+            ekm=pipe.exported(nonce),
+            spki_sha256=identity.keyset.public.tls_spki_sha256,
+            keyset_digest=identity.keyset.digest,
+            devices_digest=NO_DEVICES,
+            config_digest=self._config_digest,
+        )
+
+    def _new_identity(self) -> Identity:
+        keyset = PrivateKeyset(self._now())
+        hint = tagged(
+            CERTIFICATE_DOMAIN,
+            {"keyset_digest": keyset.digest, "spki_sha256": keyset.public.tls_spki_sha256},
+        )
+        evidence = self._attester.attest(hashlib.sha512(hint).digest())
+        # Endorsements stay out: every handshake carries the certificate, and tools fetch their own.
+        bare = Evidence(tee=evidence.tee, quote=evidence.quote)
+        certificate = keyset.certificate(cmw_record(CMW_MEDIA_TYPE, bare.encode()))
+        return Identity(keyset, server_context(keyset.tls_key, certificate))
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now(), UTC)
+
+
+def cmw_record(media_type: str, value: bytes) -> bytes:
+    """A conceptual message wrapper as a CBOR record: [type, value] (draft-ietf-rats-msg-wrap, section 3.1)."""
+    return (
+        b"\x82" + _cbor_head(0x60, len(media_type)) + media_type.encode("ascii") + _cbor_head(0x40, len(value)) + value
+    )
+
+
+def _cbor_head(major: int, length: int) -> bytes:
+    """Initial byte and length of a string in deterministic CBOR (RFC 8949, sections 3 and 4.2.1)."""
+    if length < 24:
+        return bytes([major | length])
+    if length < 1 << 8:
+        return bytes([major | 24, length])
+    if length < 1 << 16:
+        return bytes([major | 25]) + length.to_bytes(2, "big")
+    return bytes([major | 26]) + length.to_bytes(4, "big")

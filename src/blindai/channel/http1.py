@@ -1,0 +1,109 @@
+"""HTTP/1.1 messages for the client's side (RFC 9112), sans I/O, parsed by httptools (llhttp)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import httptools
+
+# An answer's head is a status line and a handful of short headers.
+MAX_HEAD_BYTES = 1 << 16
+
+
+class MalformedAnswer(Exception):
+    """The peer's answer is not HTTP/1.1, or is larger than was allowed."""
+
+
+class Answer:
+    """One complete response. Header names are lower-case."""
+
+    __slots__ = ("body", "headers", "keep_alive", "status")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, *, keep_alive: bool) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
+
+
+def request_head(method: str, target: str, host: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """The head of a request. The caller vouches for the length of the body it announces.
+
+    Raises:
+        ValueError: a field holds a character that could end it early (RFC 9112, section 11.1).
+    """
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
+    for line in lines:
+        if not line.isascii() or not line.isprintable():
+            raise ValueError("a header or target holds a control or non-ASCII character")
+    if " " in target:
+        raise ValueError("a target holds a space")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+class AnswerReader:
+    """Feed it plaintext until `answer` is there. One reader for each exchange."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.answer: Answer | None = None
+        self.continued = False
+        self._max_body_bytes = max_body_bytes
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes = 0
+        self._in_body = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._in_body = False
+
+    def feed(self, data: bytes) -> None:
+        """Take plaintext.
+
+        Raises:
+            MalformedAnswer: see the class.
+        """
+        if not self._in_body:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            raise cause if isinstance(cause, MalformedAnswer) else MalformedAnswer(str(error)) from error
+        except httptools.HttpParserError as error:
+            raise MalformedAnswer(str(error)) from error
+        if not self._in_body and self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
+            raise MalformedAnswer(f"the head of the answer is over {MAX_HEAD_BYTES} bytes")
+
+    # httptools calls these.
+
+    def on_message_begin(self) -> None:
+        if self.answer is not None:
+            raise MalformedAnswer("the peer sent more than one answer")
+        self._reset()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            raise MalformedAnswer(f"the answer announces {length} bytes, more than the {self._max_body_bytes} allowed")
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > self._max_body_bytes:
+            raise MalformedAnswer(f"the body of the answer is over the {self._max_body_bytes} bytes allowed")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # informational (RFC 9110, section 15.2): the answer proper follows
+            self.continued = self.continued or status == 100
+            self._in_body = False
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self.answer = Answer(status, self._headers, body, keep_alive=self._parser.should_keep_alive())
