@@ -121,6 +121,7 @@ def bootstrap() -> None:
     pip = (executable(BOOTSTRAP, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "--require-hashes", "--only-binary=:all:", "--requirement", lock)
     stamp.write_bytes(lock.read_bytes())
+    (BOOTSTRAP / "ready").touch()
 
 
 def install(name: str) -> None:
@@ -130,6 +131,8 @@ def install(name: str) -> None:
         raise SystemExit(f"there is no requirements/{name}.txt")
     started = time.monotonic()
     bootstrap()
+    if name == BOOTSTRAP.name:
+        return
     environment = VENVS / name
     uv = executable(BOOTSTRAP, "uv")
     env = uv_environment()

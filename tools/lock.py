@@ -50,8 +50,9 @@ def digest(name: str) -> str:
 def compile_lock(name: str, *, upgrade: bool) -> None:
     """Resolve and write one lock. Needs uv on the path and a package index."""
     target = REQUIREMENTS / f"{name}.txt"
-    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
-    command += ["--annotation-style=line", "--no-emit-index-url", "--no-header", "--output-file", f"requirements/{name}.txt"]
+    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
+    command += ["--annotation-style=line", "--no-emit-index-url", "--no-header"]
+    command += ["--output-file", f"requirements/{name}.txt"]
     if upgrade:
         command.append("--upgrade")
     if name == "bootstrap":

@@ -1,0 +1,92 @@
+# Every target sets up what it needs by itself, in .venvs/. Needed beforehand: Python 3.11 or newer, and make.
+#   make test ARGS="-k relay -x"        passes arguments on
+#   make demo PYTHON=/path/to/python3   chooses the interpreter
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+ARGS ?=
+
+# The first interpreter that is new enough.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell \
+	$(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
+
+SERVER := .venvs/server/bin
+DEV := .venvs/dev/bin
+
+.PHONY: help demo test coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
+	docs bench fuzz soak lock upgrade audit format import-time clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+demo: .venvs/server/ready  ## The whole story on this machine: a prediction inside a simulated enclave, and six attacks refused
+	@$(SERVER)/blindai demo $(ARGS)
+
+test: .venvs/dev/ready  ## Run the tests
+	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
+
+coverage: .venvs/dev/ready  ## Run the tests with branch coverage
+	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal --cov $(ARGS)
+
+# Every check runs, whichever fails.
+lint: .venvs/dev/ready  ## Check format, style, types, layers, locks, licences and texts
+	@$(MAKE) --keep-going lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts
+	@echo "lint passed"
+
+lint-format: .venvs/dev/ready
+	@echo "format" && $(DEV)/python -m ruff format --check --quiet .
+
+lint-style: .venvs/dev/ready
+	@echo "style" && $(DEV)/python -m ruff check --quiet --output-format=concise .
+
+lint-types: .venvs/dev/ready
+	@echo "types" && $(DEV)/python -m mypy --no-error-summary
+
+lint-layers: .venvs/dev/ready
+	@echo "layers" && out="$$($(DEV)/lint-imports 2>&1)" || { echo "$$out"; exit 1; }
+
+lint-locks: .venvs/dev/ready
+	@echo "locks" && $(DEV)/python tools/lock.py --check
+
+lint-licences: .venvs/dev/ready
+	@echo "licences" && $(DEV)/python tools/licences.py
+
+lint-texts: .venvs/dev/ready
+	@echo "texts" && $(DEV)/python tools/texts.py
+
+format: .venvs/dev/ready  ## Format the code and fix what can be fixed
+	@$(DEV)/ruff check --quiet --fix-only .
+	@$(DEV)/ruff format .
+
+docs: .venvs/docs/ready  ## Build the documentation into site/
+	@.venvs/docs/bin/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "site/index.html"
+
+bench: .venvs/bench/ready  ## Measure, and write docs/benchmarks.md
+	@.venvs/bench/bin/python benchmarks/run.py $(ARGS)
+
+fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate (Linux)
+	@.venvs/fuzz/bin/python fuzz/run.py $(ARGS)
+
+soak: .venvs/dev/ready  ## Many requests and connections; memory and file descriptors must not grow
+	@$(DEV)/python benchmarks/soak.py $(ARGS)
+
+import-time: .venvs/server/ready  ## Show how long `import blindai` takes
+	@$(SERVER)/python tools/import_time.py
+
+lock: .venvs/bootstrap/ready  ## Write requirements/*.txt from pyproject.toml
+	@PATH=".venvs/bootstrap/bin:$$PATH" $(PYTHON) tools/lock.py $(ARGS)
+
+upgrade:  ## As `lock`, with newer versions where the floors allow them
+	@$(MAKE) lock ARGS=--upgrade
+
+audit: .venvs/bootstrap/ready  ## Ask the vulnerability service about the locked versions (needs the internet)
+	@.venvs/bootstrap/bin/uvx --quiet pip-audit --strict --disable-pip --require-hashes --requirement requirements/server.txt
+
+clean:  ## Remove everything that was made here
+	@rm -rf .venvs .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* site dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venvs/%/ready: requirements/%.txt requirements/bootstrap.txt pyproject.toml tools/environment.py
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed and was not found; install it, or run make with PYTHON=/path/to/python3))
+	@$(PYTHON) tools/environment.py $*

@@ -1,0 +1,3 @@
+"""Root of the tests' configuration: plugins that hold for every folder."""
+
+pytest_plugins = ["skip_guard"]
