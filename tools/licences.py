@@ -43,7 +43,7 @@ def licence(name: str) -> str:
     """The SPDX expression of an installed package, or whatever its metadata says instead."""
     fields = metadata.metadata(name)
     if "License-Expression" in fields:
-        return fields["License-Expression"]
+        return str(fields["License-Expression"])
     text = fields["License"] if "License" in fields else ""
     classifiers = [c for c in fields.get_all("Classifier") or [] if c.startswith("License ::")]
     for said in (text, *classifiers):
