@@ -8,8 +8,7 @@ import msgspec
 
 from blindai.attestation.evidence import TEE
 
-# The names in `Claims.flags`, each a capability that takes something from the isolation or adds to what must be trusted.
-# Bits that must be set for the evidence to count at all (INIT, SEPT_VE_DISABLE) are the verifiers' affair, not flags.
+# Names in `Claims.flags` that each take something from the isolation or add to what must be trusted.
 FLAGS: dict[str, str] = {
     "smt": "the processor runs two threads per core",
     "dynamic_platform": "processors can be added to the platform while it runs",
@@ -22,8 +21,11 @@ FLAGS: dict[str, str] = {
     "migratable": "the trust domain can be moved to another host",
     "perfmon": "the trust domain uses performance counters",
     "pks": "the trust domain uses supervisor protection keys",
-    "key_locker": "the trust domain uses Key Locker",
+    "kl": "the trust domain uses Key Locker",
 }
+
+# Names in `Claims.flags` without which no verifier accepts evidence, or that say nothing about security.
+PROTECTIVE_FLAGS = frozenset({"init", "mode64", "sept_ve_disable"})
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):

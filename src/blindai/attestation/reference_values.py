@@ -1,0 +1,215 @@
+"""Reference values (RFC 9334, section 8.3): the measurements that a policy approves, one set per release or machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from blindai.attestation.claims import Claims
+from blindai.attestation.evidence import TEE
+from blindai.attestation.manifest import Origin, Path, choices
+
+MAX_NAME_LENGTH = 128  # a name goes on one line of a terminal
+HEX_DIGITS = frozenset("0123456789abcdef")
+MAX_UINT16 = 0xFFFF  # ISVPRODID and ISVSVN are 16 bits wide (Intel SDM volume 3D, table 35-21)
+
+# Every register that a reference value may pin, and its size in bytes.
+REGISTER_BYTES: dict[TEE, dict[str, int]] = {
+    TEE.INTEL_SGX: {"mrenclave": 32, "mrsigner": 32},
+    TEE.INTEL_TDX: {
+        "mrtd": 48,
+        "rtmr0": 48,
+        "rtmr1": 48,
+        "rtmr2": 48,
+        "rtmr3": 48,
+        "mrconfigid": 48,
+        "mrowner": 48,
+        "mrownerconfig": 48,
+        "xfam": 8,
+    },
+}
+
+
+class Form(NamedTuple):
+    """One complete way to name approved code or hardware: what must be given, and what may."""
+
+    registers: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.registers + self.optional + self.numbers
+
+    def __str__(self) -> str:
+        return " + ".join(self.registers + self.numbers)
+
+
+# RTMR0 measures what the host's firmware sets up, so it belongs to the hardware; RTMR1 and RTMR2 hold the boot loader,
+# kernel, command line and root file system; RTMR3 is free for the running system (Intel TDX Virtual Firmware Design
+# Guide, section 8). What is optional is set by whoever launches the TD, and only binds where the code relies on it.
+CODE_FORMS: dict[TEE, tuple[Form, ...]] = {
+    TEE.INTEL_SGX: (
+        Form(registers=("mrenclave",)),
+        Form(registers=("mrsigner",), numbers=("isv_prod_id", "minimum_isv_svn")),
+    ),
+    TEE.INTEL_TDX: (
+        Form(registers=("mrtd", "rtmr1", "rtmr2"), optional=("rtmr3", "mrconfigid", "mrowner", "mrownerconfig")),
+    ),
+}
+HARDWARE_FORMS: dict[TEE, tuple[Form, ...]] = {
+    TEE.INTEL_TDX: (Form(registers=("mrtd", "rtmr0"), optional=("xfam",)),),
+}
+
+REFERENCE_NUMBERS = ("isv_prod_id", "minimum_isv_svn")
+
+
+class Deviation(NamedTuple):
+    """One register or number in which claims differ from a reference value."""
+
+    key: str
+    expected: str
+    got: str
+    outdated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareReference:
+    """An approved machine shape: the registers that firmware and virtual hardware determine.
+
+    Attributes:
+        name: for people, unique in its list.
+        tee: which TEE reports these registers.
+        measurements: register name to lower-case hex.
+    """
+
+    name: str
+    tee: TEE
+    measurements: Mapping[str, str]
+
+    def numbers(self) -> dict[str, int]:
+        """The numbers that are given, by manifest key."""
+        return {}
+
+    def deviations(self, claims: Claims) -> list[Deviation]:
+        """Where `claims` differ; an empty list is a match. A register that is not reported never matches."""
+        return [
+            Deviation(register, expected, claims.measurements.get(register, ""))
+            for register, expected in self.measurements.items()
+            if claims.measurements.get(register) != expected
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeReference(HardwareReference):
+    """An approved release: the registers that the code determines, or (SGX) its signer, product and version.
+
+    Attributes:
+        isv_prod_id: the signer's product number; only beside `mrsigner`.
+        minimum_isv_svn: the lowest security version of the product that is accepted; only beside `mrsigner`.
+    """
+
+    isv_prod_id: int | None = None
+    minimum_isv_svn: int | None = None
+
+    @classmethod
+    def of(cls, name: str, tee: TEE, measurements: Mapping[str, str]) -> CodeReference:
+        """The first form of `tee` (the exact code, not its signer) from all that was measured.
+
+        Raises:
+            KeyError: a register is not among `measurements`.
+        """
+        form = CODE_FORMS[tee][0]
+        optional = {register: measurements[register] for register in form.optional if register in measurements}
+        return cls(name=name, tee=tee, measurements={key: measurements[key] for key in form.registers} | optional)
+
+    def numbers(self) -> dict[str, int]:
+        given = {"isv_prod_id": self.isv_prod_id, "minimum_isv_svn": self.minimum_isv_svn}
+        return {key: number for key, number in given.items() if number is not None}
+
+    def deviations(self, claims: Claims) -> list[Deviation]:
+        found = super().deviations(claims)
+        product, version = claims.svns.get("isv_prod_id"), claims.svns.get("isv_svn")
+        if self.isv_prod_id is not None and product != self.isv_prod_id:
+            found.append(Deviation("isv_prod_id", str(self.isv_prod_id), _number(product)))
+        if self.minimum_isv_svn is not None and (version is None or version < self.minimum_isv_svn):
+            found.append(Deviation("isv_svn", f"at least {self.minimum_isv_svn}", _number(version), outdated=True))
+        return found
+
+
+def require_valid(
+    reference: HardwareReference, forms: Mapping[TEE, tuple[Form, ...]], origin: Origin, path: Path
+) -> None:
+    """Refuse a reference value that is incomplete, ambiguous or not made of registers of its TEE.
+
+    Raises:
+        ConfigurationError: `policy.name`, `policy.unknown_value`, `policy.code_form`, `policy.missing_key`,
+            `policy.hex`, `policy.length` or `policy.range`, at `path` in `origin`.
+    """
+    name = reference.name
+    if not name.isprintable() or name != name.strip() or not 0 < len(name) <= MAX_NAME_LENGTH:
+        message = f"a name has 1 to {MAX_NAME_LENGTH} printable characters, none of them a space at either end"
+        raise origin.error((*path, "name"), "name", message)
+    if reference.tee not in forms:
+        message = f"{reference.tee} measures no hardware that a policy could pin"
+        raise origin.error((*path, "tee"), "unknown_value", message + choices(reference.tee, forms))
+
+    form = _form(reference, forms[reference.tee], origin, path)
+    for register in form.registers:
+        if register not in reference.measurements:
+            raise origin.error((*path, register), "missing_key", f"{register!r} is missing in {name!r}; give {form}")
+    for register, value in reference.measurements.items():
+        require_hex(value, (REGISTER_BYTES[reference.tee][register],), register, origin, (*path, register))
+    numbers = reference.numbers()
+    for key in form.numbers:
+        if key not in numbers:
+            raise origin.error((*path, key), "missing_key", f"{key!r} is missing in {name!r}; give {form}")
+        require_range(numbers[key], MAX_UINT16, key, origin, (*path, key))
+
+
+def require_hex(value: str, sizes: tuple[int, ...], key: str, origin: Origin, path: Path) -> None:
+    """Refuse what is not lower-case hex of one of `sizes` bytes.
+
+    Raises:
+        ConfigurationError: `policy.hex` or `policy.length`.
+    """
+    odd = next((character for character in value if character not in HEX_DIGITS), None)
+    if odd is not None:
+        raise origin.error(path, "hex", f"{key!r} must be hex digits, it contains {odd!r}")
+    if len(value) not in {2 * size for size in sizes}:
+        wanted = " or ".join(f"{2 * size} ({size} bytes)" for size in sizes)
+        raise origin.error(path, "length", f"{key!r} must have {wanted} hex digits, it has {len(value)}")
+
+
+def require_range(value: int, maximum: int, key: str, origin: Origin, path: Path) -> None:
+    """Refuse a number outside 0 .. `maximum`.
+
+    Raises:
+        ConfigurationError: `policy.range`.
+    """
+    if not 0 <= value <= maximum:
+        raise origin.error(path, "range", f"{key!r} must be from 0 to {maximum}, it is {value}")
+
+
+def _form(reference: HardwareReference, forms: tuple[Form, ...], origin: Origin, path: Path) -> Form:
+    """The one form that all given keys belong to."""
+    given = [*reference.measurements, *reference.numbers()]
+    known = {key for form in forms for key in form.keys}
+    for key in given:
+        if key not in known:
+            message = f"{key!r} is not among what a policy can pin here for {reference.tee}"
+            raise origin.error((*path, key), "unknown_key", message + choices(key, sorted(known)))
+    begun = [form for form in forms if any(register in given for register in form.registers)]
+    ways = ", or ".join(map(str, forms))
+    if not begun:
+        raise origin.error(path, "code_form", f"{reference.name!r} pins nothing; give {ways}")
+    form = begun[0]
+    stray = next((key for key in given if key not in form.keys), None)
+    if len(begun) > 1 or stray is not None:
+        raise origin.error(path, "code_form", f"{reference.name!r} mixes two ways to name code; give either {ways}")
+    return form
+
+
+def _number(value: int | None) -> str:
+    return "not reported" if value is None else str(value)
