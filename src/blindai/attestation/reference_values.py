@@ -11,6 +11,7 @@ from blindai.attestation.evidence import TEE
 from blindai.attestation.manifest import Origin, Path, choices
 
 MAX_NAME_LENGTH = 128  # a name goes on one line of a terminal
+NOT_REPORTED = "not reported"
 HEX_DIGITS = frozenset("0123456789abcdef")
 MAX_UINT16 = 0xFFFF  # ISVPRODID and ISVSVN are 16 bits wide (Intel SDM volume 3D, table 35-21)
 
@@ -66,7 +67,7 @@ REFERENCE_NUMBERS = ("isv_prod_id", "minimum_isv_svn")
 
 
 class Deviation(NamedTuple):
-    """One register or number in which claims differ from a reference value."""
+    """One register or number, by its manifest key, in which claims differ from a reference value."""
 
     key: str
     expected: str
@@ -95,7 +96,7 @@ class HardwareReference:
     def deviations(self, claims: Claims) -> list[Deviation]:
         """Where `claims` differ; an empty list is a match. A register that is not reported never matches."""
         return [
-            Deviation(register, expected, claims.measurements.get(register, ""))
+            Deviation(register, expected, claims.measurements.get(register, NOT_REPORTED))
             for register, expected in self.measurements.items()
             if claims.measurements.get(register) != expected
         ]
@@ -134,7 +135,9 @@ class CodeReference(HardwareReference):
         if self.isv_prod_id is not None and product != self.isv_prod_id:
             found.append(Deviation("isv_prod_id", str(self.isv_prod_id), _number(product)))
         if self.minimum_isv_svn is not None and (version is None or version < self.minimum_isv_svn):
-            found.append(Deviation("isv_svn", f"at least {self.minimum_isv_svn}", _number(version), outdated=True))
+            found.append(
+                Deviation("minimum_isv_svn", f"at least {self.minimum_isv_svn}", _number(version), outdated=True)
+            )
         return found
 
 
@@ -212,4 +215,4 @@ def _form(reference: HardwareReference, forms: tuple[Form, ...], origin: Origin,
 
 
 def _number(value: int | None) -> str:
-    return "not reported" if value is None else str(value)
+    return NOT_REPORTED if value is None else str(value)

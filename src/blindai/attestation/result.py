@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -84,6 +85,17 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
         required = [check for check in self.checks if check.outcome is not Outcome.SKIP]
         return sum(check.outcome is Outcome.PASS for check in required), len(required)
 
+    def to_builtins(self) -> dict[str, Any]:
+        """This result in the types of JSON: bytes as lower-case hex, times as RFC 3339 text; `simulated` is added."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
+        if self.claims is not None:
+            plain["claims"]["report_data"] = self.claims.report_data.hex()
+        return plain | {"simulated": self.simulated}
+
+    def to_json(self) -> bytes:
+        """`to_builtins`, encoded."""
+        return msgspec.json.encode(self.to_builtins())
+
     def require_valid(self, now: datetime) -> None:
         """Raise unless this result still allows a request to be sent at `now`.
 
@@ -146,6 +158,4 @@ class Checklist:
                 self.skip(step, got=reason)
 
     def _add(self, step: str, outcome: Outcome, code: str, expected: str, got: str) -> None:
-        self._checks.append(
-            Check(step=step, name=STEPS[step], outcome=outcome, code=code, expected=expected, got=got)
-        )
+        self._checks.append(Check(step=step, name=STEPS[step], outcome=outcome, code=code, expected=expected, got=got))

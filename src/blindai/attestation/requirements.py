@@ -1,0 +1,283 @@
+"""What a policy requires of claims that a verifier vouches for: the steps of an appraisal from `binding` on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
+from blindai.attestation.policy import OUT_OF_DATE_STATUSES, REVOKED, Policy
+from blindai.attestation.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
+from blindai.attestation.result import STEPS, OpenCheck
+from blindai.errors import AttestationError
+
+_LIKELY_TCB = {
+    "OutOfDate": "the host lacks a firmware or microcode update",
+    "OutOfDateConfigurationNeeded": "the host lacks a firmware or microcode update and a BIOS setting",
+    "ConfigurationNeeded": "a BIOS setting of the host leaves a known weakness open",
+    "ConfigurationAndSWHardeningNeeded": "a BIOS setting of the host leaves a known weakness open",
+    "SWHardeningNeeded": "the code in the enclave has to work around a known weakness of the processor",
+    "TDRelaunchAdvised": "the host was updated, but the trust domain still runs as it was launched before",
+    "TDRelaunchAdvisedConfigurationNeeded": "the host was updated, but the trust domain was not launched anew",
+}
+
+
+class Binding(Protocol):
+    """What ties evidence to one connection. Made from the live connection itself, never from what the peer says."""
+
+    @property
+    def report_data(self) -> bytes:
+        """The 64 bytes that the enclave must have had signed."""
+
+    def refusal(self, got: bytes) -> AttestationError:
+        """Explain other report data: step `binding`, with the likely cause."""
+
+
+class Requirements(msgspec.Struct, frozen=True):
+    """One method per step: each notes on its check what it required and saw; `AttestationError` refuses."""
+
+    claims: Claims
+    policy: Policy
+    bound_to: Binding
+    config_digest: str
+    now: datetime
+    not_after: datetime
+
+    def steps(self) -> tuple[tuple[str, Callable[[OpenCheck], None]], ...]:
+        return (
+            ("binding", self.binding),
+            ("platform", self.platform),
+            ("debug", self.debug),
+            ("tcb", self.tcb),
+            ("code", self.code),
+            ("hardware", self.hardware),
+            ("config", self.config),
+        )
+
+    def unrequired(self, step: str) -> str:
+        """Why the policy requires nothing in this step, or an empty string if it does."""
+        if step == "hardware" and self.claims.tee not in HARDWARE_FORMS:
+            return f"{self.claims.tee} measures no hardware"
+        if step == "hardware" and not any(reference.tee is self.claims.tee for reference in self.policy.hardware):
+            return "the policy pins no hardware"
+        if step == "config" and not self.policy.config_digests:
+            return f"{self.config_digest}: the policy pins no configuration"
+        return ""
+
+    def ends(self) -> list[datetime]:
+        """The moments at which something that was relied on runs out."""
+        ends = [self.claims.not_after, self.not_after]
+        if self.claims.tcb_status in OUT_OF_DATE_STATUSES and self.claims.tcb_date is not None:
+            ends.append(self.claims.tcb_date + timedelta(days=self.policy.tcb.grace_days))
+        return ends
+
+    def binding(self, check: OpenCheck) -> None:
+        check.expected, check.got = self.bound_to.report_data.hex(), self.claims.report_data.hex()
+        if self.claims.report_data != self.bound_to.report_data:
+            raise self.bound_to.refusal(self.claims.report_data)
+        for code, what, end in (
+            ("binding.keyset_expired", "the enclave's keys have run out", self.not_after),
+            ("binding.evidence_expired", "the endorsements of the evidence have run out", self.claims.not_after),
+        ):
+            if self.now >= end:
+                raise AttestationError(
+                    what,
+                    code=code,
+                    expected=f"a time before {utc(end)}",
+                    got=utc(self.now),
+                    likely="the clock of this computer is ahead, or the enclave was not restarted in time",
+                )
+
+    def platform(self, check: OpenCheck) -> None:
+        claims, policy = self.claims, self.policy
+        check.expected = " or ".join(policy.accepted_tees)
+        check.got = f"{claims.tee}{' (simulated)' if claims.simulated else ''}, {claims.anchor}"
+        if claims.tee not in policy.accepted_tees:
+            raise AttestationError(
+                "the enclave runs in a kind of TEE that the policy does not accept",
+                code="platform.tee",
+                expected=f"{check.expected} ({policy.place('accepted_tees')})",
+                got=claims.tee,
+                likely="the operator moved to other machines",
+            )
+        if claims.simulated and not policy.allow_simulated:
+            raise AttestationError(
+                "the enclave is simulated: no hardware vouches for it",
+                code="platform.simulated",
+                expected=f"real hardware ({policy.place('allow_simulated')})",
+                got=check.got,
+                likely="this is a server for development",
+                hint="to try things out with data that may leak, use Connection(..., simulation=True)",
+            )
+        if policy.chips and claims.chip_id not in policy.chips:
+            raise AttestationError(
+                "the enclave runs on a processor that the policy does not list",
+                code="chip.unknown" if claims.chip_id else "chip.masked",
+                expected=f"one of {len(policy.chips)} processors ({policy.place('chips', 'allowed')})",
+                got=claims.chip_id or "the platform does not reveal its processor",
+                likely="the operator moved to other machines, or relays to one that it owns",
+            )
+
+    def debug(self, check: OpenCheck) -> None:
+        raised = sorted(name for name, is_set in self.claims.flags.items() if is_set and name not in PROTECTIVE_FLAGS)
+        allowed = self.policy.allowed_attributes
+        check.expected = f"debug off; nothing but {', '.join(allowed) or 'the protective attributes'}"
+        check.got = f"debug {'on' if self.claims.debug else 'off'}; {', '.join(raised) or 'nothing else'}"
+        if self.claims.debug:
+            raise AttestationError(
+                "the enclave is in debug mode: its host can read it",
+                code="platform.debug",
+                expected="debug off",
+                got="debug on",
+                likely="a build for development was deployed",
+            )
+        refused = [name for name in raised if name not in allowed]
+        if refused:
+            raise AttestationError(
+                "the enclave has an attribute that the policy does not allow",
+                code="platform.attributes",
+                expected=f"{', '.join(allowed) or 'none'} ({self.policy.place('attributes', 'allowed')})",
+                got=", ".join(refused),
+                likely=FLAGS.get(refused[0], ""),
+            )
+
+    def tcb(self, check: OpenCheck) -> None:
+        claims, required = self.claims, self.policy.tcb
+        status, number = claims.tcb_status, claims.tcb_evaluation_data_number
+        date = "of unknown date" if claims.tcb_date is None else f"of {claims.tcb_date:%Y-%m-%d}"
+        check.expected = " or ".join(required.statuses)
+        check.got = ", ".join([f"{status or NOT_REPORTED} {date}", f"evaluation data {number}", *claims.advisories])
+        place = self.policy.place("tcb", "statuses")
+        if status == REVOKED:
+            raise AttestationError(
+                "the platform is revoked: its attestation keys may be in anyone's hands",
+                code="tcb.revoked",
+                got=status,
+                likely="the processor has a flaw that no update repairs, or its keys were extracted",
+            )
+        if status not in required.statuses:
+            raise AttestationError(
+                "the enclave is genuine, but its host's firmware or microcode is not in a state that you accept",
+                code="tcb.status",
+                expected=f"{check.expected} ({place})",
+                got=status or NOT_REPORTED,
+                likely=_LIKELY_TCB.get(status, "a status that is newer than this release"),
+                hint=f"ask the operator to update, or list {status} under [tcb] statuses" if status else "",
+            )
+        if status in OUT_OF_DATE_STATUSES:
+            self._require_grace(status)
+        if number < required.minimum_evaluation_data_number:
+            raise AttestationError(
+                "the platform was judged by TCB data that are too old",
+                code="tcb.evaluation_number",
+                expected=f"at least {required.minimum_evaluation_data_number} "
+                f"({self.policy.place('tcb', 'minimum_evaluation_data_number')})",
+                got=str(number),
+                likely="the operator holds back newer collateral, which may say that the platform is out of date",
+            )
+        denied = [advisory for advisory in claims.advisories if advisory in required.denied_advisories]
+        if denied:
+            raise AttestationError(
+                "a security advisory that you do not accept applies to the platform",
+                code="tcb.advisory",
+                expected=f"none of {', '.join(required.denied_advisories)} "
+                f"({self.policy.place('tcb', 'denied_advisories')})",
+                got=", ".join(denied),
+                likely=_LIKELY_TCB.get(status, "the host lacks a firmware or microcode update"),
+            )
+
+    def code(self, check: OpenCheck) -> None:
+        deviations = self._compare("code", self.policy.code, check)
+        if not deviations:
+            return
+        if all(deviation.outdated for deviation in deviations):
+            raise AttestationError(
+                "the enclave runs an older version than you accept",
+                code="code.outdated",
+                check=_check_name("code", deviations[0]),
+                expected=check.expected,
+                got=check.got,
+                likely="the operator did not upgrade, or went back to a version with a known weakness",
+            )
+        raise AttestationError(
+            "the simulated enclave runs code you have not approved"
+            if self.claims.simulated
+            else "the enclave is genuine, but runs code you have not approved",
+            code="code.unknown",
+            check=_check_name("code", deviations[0]),
+            expected=check.expected,
+            got=check.got,
+            likely="the server runs another version of BlindAI, or a changed copy"
+            if self.claims.simulated
+            else "the operator upgraded; this code is not in your policy",
+        )
+
+    def hardware(self, check: OpenCheck) -> None:
+        deviations = self._compare("hardware", self.policy.hardware, check)
+        if deviations:
+            raise AttestationError(
+                "the enclave runs on a machine shape or firmware you have not approved",
+                code="hardware.unknown",
+                check=_check_name("hardware", deviations[0]),
+                expected=check.expected,
+                got=check.got,
+                likely="the operator changed the virtual machine's size or its firmware",
+            )
+
+    def config(self, check: OpenCheck) -> None:
+        check.got = self.config_digest
+        check.expected = " or ".join(self.policy.config_digests)
+        if self.config_digest not in self.policy.config_digests:
+            raise AttestationError(
+                "the enclave runs approved code, but with a configuration you have not approved",
+                code="config.unknown",
+                expected=f"{check.expected} ({self.policy.place('config', 'digests')})",
+                got=self.config_digest or "none",
+                likely="it was started with other keys, limits or flags",
+            )
+
+    def _require_grace(self, status: str) -> None:
+        days, date = self.policy.tcb.grace_days, self.claims.tcb_date
+        if date is None or self.now >= date + timedelta(days=days):
+            raise AttestationError(
+                "the host's firmware or microcode has been out of date for longer than you accept",
+                code="tcb.grace",
+                expected=f"a TCB level of the last {days} days ({self.policy.place('tcb', 'grace_days')})",
+                got="a TCB level of unknown date" if date is None else f"a TCB level of {date:%Y-%m-%d}",
+                likely=_LIKELY_TCB[status],
+            )
+
+    def _compare(self, key: str, references: Sequence[HardwareReference], check: OpenCheck) -> list[Deviation]:
+        """Nothing if one of `references` matches, else where the closest one differs. Notes either on `check`."""
+        candidates = [
+            (index, reference, reference.deviations(self.claims))
+            for index, reference in enumerate(references)
+            if reference.tee is self.claims.tee
+        ]
+        if not candidates:
+            check.expected, check.got = f"[[{key}]] for {self.claims.tee}", f"none ({self.policy.place(key)})"
+            return [Deviation("tee", check.expected, check.got)]
+        index, closest, deviations = min(candidates, key=lambda candidate: len(candidate[2]))
+        if deviations:
+            first, others = deviations[0], len(candidates) - 1
+            place = self.policy.place(key, index, first.key)
+            check.expected = f"{first.expected} ({place})" + (f", or one of {others} others" if others else "")
+            check.got = first.got
+        else:
+            seen = [f"{register} {self.claims.measurements[register]}" for register in closest.measurements]
+            seen += [f"{name} {self.claims.svns[name]}" for name in ("isv_prod_id", "isv_svn") if closest.numbers()]
+            check.expected, check.got = f"{closest.name} ({self.policy.place(key, index)})", ", ".join(seen)
+        return deviations
+
+
+def utc(moment: datetime) -> str:
+    """A time as people and logs read it."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _check_name(step: str, deviation: Deviation) -> str:
+    """As in `code measurement (MRTD)`."""
+    return f"{STEPS[step]} ({deviation.key.removeprefix('minimum_').replace('_', ' ').upper()})"
