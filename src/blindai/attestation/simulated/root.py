@@ -1,0 +1,107 @@
+"""The root of the simulated platform: one per installation, made on first use, never a production anchor."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from platformdirs import user_data_dir
+
+from blindai.attestation.anchors import Anchor
+from blindai.attestation.simulated import certificates
+from blindai.attestation.verifiers.intel_certificates import ROOT, spki_sha256
+from blindai.errors import ConfigurationError
+
+ROOT_FILE = "intel-root.pem"  # private key and certificate together: one file is created atomically, two are not
+ROOT_LIFETIME = timedelta(days=30 * 365)
+
+
+class SimulatedRoot:
+    """The simulated counterpart of Intel's root CA: a key, its certificate, and the anchor that a policy may name."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self.key = key
+        self.certificate = certificate
+        self.anchor = Anchor(
+            name=f"{certificates.VENDOR} {ROOT.names[0]}", spki_sha256=spki_sha256(certificate), simulated=True
+        )
+
+    @classmethod
+    def generate(cls, now: datetime | None = None) -> SimulatedRoot:
+        """Make a root that lives in memory only."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        start = (now or datetime.now(UTC)) - certificates.BACKDATING
+        validity = certificates.Validity(start, start + ROOT_LIFETIME)
+        return cls(key, certificates.issue(ROOT, key, issuer=None, validity=validity))
+
+    @classmethod
+    def load_or_create(cls, directory: Path | None = None) -> SimulatedRoot:
+        """Load this installation's root, or make it: readable by its owner only, and the same for all processes.
+
+        Args:
+            directory: where it is kept; by default `simulated` in the user's data folder.
+
+        Raises:
+            ConfigurationError: `simulated.root`; the folder cannot be written or the file is damaged.
+        """
+        path = (directory or default_directory()) / ROOT_FILE
+        try:
+            if not path.exists():
+                _create(path, cls.generate().to_pem())
+            return cls.from_pem(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"the root of the simulated platform cannot be used: {path}: {error}",
+                code="simulated.root",
+                hint=f"check the permissions of {path.parent}, or remove {path.name} to have a new root made",
+            ) from error
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> SimulatedRoot:
+        """Parse what `to_pem` wrote.
+
+        Raises:
+            ValueError: this is no key and certificate of a simulated root.
+        """
+        key = load_pem_private_key(pem, password=None)
+        certificate = x509.load_pem_x509_certificate(pem)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise ValueError("key and certificate do not belong together")
+        return cls(key, certificate)
+
+    def to_pem(self) -> bytes:
+        """The private key (PKCS #8, not encrypted) followed by the certificate."""
+        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return key + self.certificate.public_bytes(Encoding.PEM)
+
+
+def default_directory() -> Path:
+    """Where this installation keeps its simulated root."""
+    return Path(user_data_dir("blindai", appauthor=False)) / "simulated"
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Create `path` with `content`, whole or not at all. If another process was faster, its file stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)  # unlike rename, link never replaces what is there
+    finally:
+        draft.unlink()
