@@ -59,7 +59,7 @@ format: .venvs/dev/ready  ## Format the code and fix what can be fixed
 	@$(DEV)/ruff format .
 
 docs: .venvs/docs/ready  ## Build the documentation into site/
-	@.venvs/docs/bin/python -m mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "site/index.html"
 
 bench: .venvs/bench/ready  ## Measure, and write docs/benchmarks.md
