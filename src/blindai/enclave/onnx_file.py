@@ -1,0 +1,395 @@
+"""A first look at an uploaded ONNX file, before an engine sees it.
+
+The engine's own parser is C++ and, on some paths, opens files next to the model. So the few things that decide whether
+it may see the file at all are read here, in place and without a second copy of the weights: which operators the model
+calls for and from which domain, where its external data is, and whether its inputs and outputs can travel as V2
+tensors. All other rules of ONNX are left to the engine.
+
+Sources: onnx.proto (IR version 13) for the messages; "Protocol Buffers: Encoding" for the wire format.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from blindai.errors import InvalidModel
+from blindai.wire.tensor import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blindai.wire.tensor import Buffer
+
+ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+"""Operator domains that ONNX Runtime implements and documents for inference. Others are experiments or foreign code."""
+
+MAX_FIELDS = 4_000_000
+"""Fields read in one file. The largest exported graphs have about a million; a hostile file has one in 2 bytes."""
+
+MAX_DEPTH = 24
+"""Graphs within graphs (If, Loop, Scan). Protocol Buffers' own limit of 100 nested messages allows some 30."""
+
+MAX_LISTED = 8
+"""Missing files that an error names."""
+
+# Element types of TensorProto.DataType that V2 has, by number; and the names of the others, for the refusal.
+_DATATYPES: Mapping[int, str] = {
+    1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES", 9: "BOOL",
+    10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16",
+}  # fmt: skip
+_FOREIGN: Mapping[int, str] = {
+    0: "undefined", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2",
+    20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2",
+}  # fmt: skip
+
+_EXPORT = "export the model to ONNX, with torch.onnx.export for example"
+_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"\x80\x02", "a Python pickle (torch.save, joblib)", _EXPORT),
+    (0, b"\x80\x03", "a Python pickle (torch.save, joblib)", _EXPORT),
+    (0, b"\x80\x04", "a Python pickle (torch.save, joblib)", _EXPORT),
+    (0, b"\x80\x05", "a Python pickle (torch.save, joblib)", _EXPORT),
+    (0, b"PK\x03\x04", "a zip archive (torch .pt, .keras, .npz)", _EXPORT),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it and upload the ONNX file in it"),
+    (257, b"ustar", "a tar archive", "upload a bundle with Content-Type application/x-tar"),
+    (0, b"GGUF", "a GGUF file (llama.cpp)", "language models in GGUF are not served; export the model to ONNX"),
+    (8, b"{", "a safetensors file, which holds weights but no graph", _EXPORT),
+    (0, b"\x89HDF", "an HDF5 file (Keras)", "convert it with tf2onnx"),
+    (4, b"TFL3", "a TensorFlow Lite model", "convert it with tf2onnx"),
+    (4, b"ORTM", "an ONNX Runtime .ort model", "upload the ONNX file that it was made from"),
+    (0, b"\x93NUMPY", "a NumPy array", _EXPORT),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to", "fetch the file: git lfs pull"),
+    (0, b"<", "an XML or HTML text (OpenVINO, PMML, or a web page)", "check what was downloaded; upload an ONNX file"),
+)  # fmt: skip
+_TENSORFLOW = "a TensorFlow SavedModel or graph"
+
+MAX_PRODUCER_NAME = 1024
+"""Where ONNX has its producer's name a TensorFlow SavedModel has its whole graph; longer than this is no name."""
+
+
+class ValueSpec(msgspec.Struct, frozen=True):
+    """An input or output as the file declares it.
+
+    Attributes:
+        name: its name.
+        ranked: whether a shape, even that of a scalar, is declared.
+    """
+
+    name: str
+    ranked: bool
+
+
+class OnnxFile(msgspec.Struct, frozen=True):
+    """What was found in the file.
+
+    Attributes:
+        inputs, outputs: by name; initializers that old files list among the inputs are here too.
+        external: locations of the external data, without `./`.
+    """
+
+    inputs: dict[str, ValueSpec]
+    outputs: dict[str, ValueSpec]
+    external: frozenset[str]
+
+    def refuse_missing(self, external: Mapping[str, Buffer]) -> None:
+        """Raises InvalidModel `model.external_data_missing` unless every external data file is in `external`."""
+        missing = sorted(self.external - external.keys())
+        if missing:
+            names = ", ".join(quoted(name) for name in missing[:MAX_LISTED])
+            more = f" and {len(missing) - MAX_LISTED} more" if len(missing) > MAX_LISTED else ""
+            raise InvalidModel(
+                f"the model keeps weights in other files, which were not uploaded: {names}{more}",
+                code="model.external_data_missing",
+                hint="upload them in one bundle with the model; the client does so when they lie beside it",
+            )
+
+
+def inspect(model: Buffer) -> OnnxFile:
+    """Reads an ONNX file as far as said above.
+
+    Raises:
+        InvalidModel: `model.empty`; `model.not_onnx`, naming what the file seems to be; `model.truncated`;
+            `model.damaged`; `model.too_complex`; `model.op_domain`; `model.unsupported_type`;
+            `model.external_data_path` for a location outside the bundle; `model.external_data_nested` for external data
+            elsewhere than in the initializers of the main graph, where ONNX Runtime would open a file.
+    """
+    if not len(model):
+        raise InvalidModel("the model file is empty", code="model.empty")
+    with memoryview(model) as data:
+        _refuse_known_formats(data)
+        return _Reader(data).model()
+
+
+def _refuse_known_formats(data: memoryview) -> None:
+    for offset, magic, what, hint in _MAGIC:
+        if data[offset : offset + len(magic)] == magic and (what[:6] != "a safe" or data[4:8] == bytes(4)):
+            _not_onnx(f"it is {what}", hint)
+
+
+def _not_onnx(why: str, hint: str = _EXPORT) -> NoReturn:
+    raise InvalidModel(f"the file is not an ONNX model: {why}", code="model.not_onnx", hint=hint)
+
+
+_VARINT, _FIXED64, _MESSAGE, _FIXED32 = 0, 1, 2, 5
+
+
+class _Damaged(Exception):
+    """The bytes are no protocol buffer."""
+
+
+class _Type(msgspec.Struct):
+    """A TypeProto: the V2 datatype or the reason there is none, and whether a shape was declared."""
+
+    foreign: str = ""
+    ranked: bool = False
+
+
+class _Reader:
+    """Walks the messages of one file.
+
+    A field that should occur once and occurs twice counts as Protocol Buffers says: messages merge, the last string wins.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._fields_left = MAX_FIELDS
+        self._functions: set[tuple[str, str]] = set()
+        self._calls: set[tuple[str, str]] = set()
+        self._initializers: set[str] = set()
+        self._external: set[str] = set()
+        self._values: tuple[dict[str, _Type], dict[str, _Type]] = ({}, {})
+        self._has_graph = False
+
+    def model(self) -> OnnxFile:
+        # Every writer puts ir_version, field 1, first: what begins otherwise is another format.
+        if self._data[0] != 0x08:
+            why = f"it looks like {_TENSORFLOW}" if self._data[0] == 0x0A else "it begins like no ONNX file"
+            _not_onnx(why, "convert it with tf2onnx" if self._data[0] == 0x0A else _EXPORT)
+        try:
+            self._model()
+        except _Damaged as error:
+            raise InvalidModel(f"the model file is damaged: {error}", code="model.damaged") from None
+        if not self._has_graph:
+            raise InvalidModel("the model file ends before its graph", code="model.truncated")
+        self._refuse_foreign_calls()
+        self._refuse_foreign_types()
+        inputs, outputs = ({n: ValueSpec(n, t.ranked) for n, t in values.items()} for values in self._values)
+        return OnnxFile(inputs, outputs, frozenset(self._external))
+
+    def _refuse_foreign_calls(self) -> None:
+        for domain, operator in sorted(self._calls - self._functions):
+            if domain not in ALLOWED_DOMAINS:
+                raise InvalidModel(
+                    f"the model uses the operator {quoted(operator)} of the domain {quoted(domain)}",
+                    code="model.op_domain",
+                    hint=f"accepted domains: {', '.join(sorted(ALLOWED_DOMAINS - {''}))}; custom operators are not",
+                )
+
+    def _refuse_foreign_types(self) -> None:
+        for what, values in zip(("input", "output"), self._values, strict=True):
+            for name, declared in values.items():
+                if declared.foreign and name not in self._initializers:
+                    refuse_type(what, name, declared.foreign)
+
+    def _model(self) -> None:
+        for number, wire, start, end in self._fields(0, len(self._data)):
+            if wire != _MESSAGE:
+                continue
+            if number == 2 and end - start > MAX_PRODUCER_NAME:
+                _not_onnx(f"it looks like {_TENSORFLOW}", "convert it with tf2onnx")
+            elif number == 7:
+                self._has_graph = True
+                self._graph(start, end, depth=0)
+            elif number == 25:
+                self._function(start, end)
+
+    def _graph(self, begin: int, stop: int, *, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise InvalidModel(f"graphs are nested more than {MAX_DEPTH} deep", code="model.too_complex")
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire != _MESSAGE:
+                continue
+            if number == 1:
+                self._node(start, end, depth=depth)
+            elif number == 5:
+                self._tensor(start, end, main=depth == 0)
+            elif number == 15:
+                self._sparse_tensor(start, end)
+            elif number in {11, 12} and depth == 0:
+                self._value(start, end, self._values[number - 11])
+
+    def _function(self, begin: int, stop: int) -> None:
+        name = domain = ""
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire != _MESSAGE:
+                continue
+            if number == 1:
+                name = self._text(start, end)
+            elif number == 10:
+                domain = self._text(start, end)
+            elif number == 7:
+                self._node(start, end, depth=1)
+            elif number == 11:
+                self._attribute(start, end, depth=1)
+        self._functions.add((domain, name))
+
+    def _node(self, begin: int, stop: int, *, depth: int) -> None:
+        operator = domain = ""
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire != _MESSAGE:
+                continue
+            if number == 4:
+                operator = self._text(start, end)
+            elif number == 7:
+                domain = self._text(start, end)
+            elif number == 5:
+                self._attribute(start, end, depth=depth)
+        self._calls.add((domain, operator))
+
+    def _attribute(self, begin: int, stop: int, *, depth: int) -> None:
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire != _MESSAGE:
+                continue
+            if number in {5, 10}:
+                self._tensor(start, end, main=False)
+            elif number in {6, 11}:
+                self._graph(start, end, depth=depth + 1)
+            elif number in {22, 23}:
+                self._sparse_tensor(start, end)
+
+    def _sparse_tensor(self, begin: int, stop: int) -> None:
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire == _MESSAGE and number in {1, 2}:
+                self._tensor(start, end, main=False)
+
+    def _tensor(self, begin: int, stop: int, *, main: bool) -> None:
+        name = ""
+        external = False
+        locations = []
+        for number, wire, start, end in self._fields(begin, stop):
+            if number == 14 and wire == _VARINT:
+                # Readers cut an enum to 32 bits and skip values they do not know, so one EXTERNAL is enough.
+                external = external or start & 0xFFFFFFFF == 1
+            elif number == 13 and wire == _MESSAGE:
+                key, value = self._entry(start, end)
+                if key == "location":
+                    locations.append(value)
+            elif number == 8 and wire == _MESSAGE:
+                name = self._text(start, end)
+        if main:
+            self._initializers.add(name)
+        if external:
+            self._external_tensor(name, locations, main=main)
+
+    def _external_tensor(self, name: str, locations: list[str], *, main: bool) -> None:
+        for location in locations or [""]:
+            parts = location.split("/")
+            if "" in parts or ".." in parts or any(character in location for character in "\\:*\0"):
+                message = f"tensor {quoted(name)} keeps its data at {quoted(location)}, outside the model's own files"
+                raise InvalidModel(
+                    message,
+                    code="model.external_data_path",
+                    hint="save the model again with a plain relative file name for its external data",
+                )
+            self._external.add("/".join(part for part in parts if part != "."))
+        if not main:
+            raise InvalidModel(
+                f"tensor {quoted(name)} within a subgraph, function or attribute keeps its data in another file",
+                code="model.external_data_nested",
+                hint="save the model with only the initializers of its main graph as external data",
+            )
+
+    def _entry(self, begin: int, stop: int) -> tuple[str, str]:
+        key = value = ""
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire == _MESSAGE and number == 1:
+                key = self._text(start, end)
+            elif wire == _MESSAGE and number == 2:
+                value = self._text(start, end)
+        return key, value
+
+    def _value(self, begin: int, stop: int, into: dict[str, _Type]) -> None:
+        name = ""
+        declared = _Type()
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire == _MESSAGE and number == 1:
+                name = self._text(start, end)
+            elif wire == _MESSAGE and number == 2:
+                self._type(start, end, declared)
+        into[name] = declared
+
+    def _type(self, begin: int, stop: int, declared: _Type) -> None:
+        others = {4: "a sequence", 5: "a map", 8: "a sparse tensor", 9: "an optional value"}
+        for number, wire, start, end in self._fields(begin, stop):
+            if wire == _MESSAGE and number == 1:
+                self._tensor_type(start, end, declared)
+            elif wire == _MESSAGE and number in others:
+                declared.foreign = others[number]
+
+    def _tensor_type(self, begin: int, stop: int, declared: _Type) -> None:
+        for number, wire, start, _ in self._fields(begin, stop):
+            if number == 1 and wire == _VARINT and start not in _DATATYPES:
+                declared.foreign = f"a tensor of {_FOREIGN.get(start, f'type {start}')}"
+            elif number == 2 and wire == _MESSAGE:
+                declared.ranked = True
+
+    def _text(self, start: int, end: int) -> str:
+        try:
+            return str(self._data[start:end], "utf-8")
+        except UnicodeDecodeError:
+            raise _Damaged("a name in it is not UTF-8") from None
+
+    def _fields(self, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """The fields of the message at `position`: number, wire type, then start and end, or the value of a varint."""
+        data = self._data
+        while position < stop:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                message = f"the model file has more than {MAX_FIELDS} fields"
+                raise InvalidModel(message, code="model.too_complex")
+            key, position = self._varint(position, stop)
+            wire = key & 7
+            if wire == _MESSAGE:
+                length, position = self._varint(position, stop)
+                end = position + length
+                if end > stop:
+                    self._cut(end, stop)
+                yield key >> 3, wire, position, end
+                position = end
+            elif wire == _VARINT:
+                value, position = self._varint(position, stop)
+                yield key >> 3, wire, value, 0
+            elif wire in {_FIXED32, _FIXED64}:
+                position += 4 if wire == _FIXED32 else 8
+                if position > stop:
+                    self._cut(position, stop)
+            else:
+                raise _Damaged(f"wire type {wire} at byte {position} of {len(data)}")
+
+    def _varint(self, position: int, stop: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if position >= stop:
+                self._cut(position + 1, stop)
+            byte = self._data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, position
+        raise _Damaged(f"a number longer than 10 bytes before byte {position}")
+
+    def _cut(self, end: int, stop: int) -> NoReturn:
+        if stop == len(self._data):
+            message = f"the model file ends after {stop} bytes, in the middle of a field that ends at byte {end}"
+            raise InvalidModel(message, code="model.truncated", hint="upload the whole file")
+        raise _Damaged(f"a field ends at byte {end}, beyond the message around it")
+
+
+def refuse_type(what: str, name: str, kind: str) -> NoReturn:
+    """Raises InvalidModel `model.unsupported_type` for the input or output `name`, which is `kind`."""
+    hint = "give it a tensor type that the Open Inference Protocol has"
+    if kind.startswith(("a sequence", "a map")) and what == "output":
+        hint = 'convert scikit-learn classifiers with options={"zipmap": False}'
+    message = f"the model's {what} {quoted(name)} is {kind}, which the Open Inference Protocol cannot carry"
+    raise InvalidModel(message, code="model.unsupported_type", hint=hint)
