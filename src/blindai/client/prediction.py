@@ -139,4 +139,5 @@ def _bfloat16() -> np.dtype[Any]:
     """NumPy's dtype for BF16; its package is loaded only when an answer holds one."""
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
