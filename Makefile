@@ -43,7 +43,7 @@ lint-types: .venvs/dev/ready
 	@echo "types" && $(DEV)/python -m mypy --no-error-summary
 
 lint-layers: .venvs/dev/ready
-	@echo "layers" && out="$$($(DEV)/lint-imports 2>&1)" || { echo "$$out"; exit 1; }
+	@echo "layers" && out="$$($(DEV)/lint-imports 2>&1)" || { echo "$$out" | grep -v '[║═╚╝]'; exit 1; }
 
 lint-locks: .venvs/dev/ready
 	@echo "locks" && $(DEV)/python tools/lock.py --check

@@ -80,7 +80,7 @@ def pip_settings(listing: str) -> dict[str, str]:
 
 
 def uv_variables(settings: dict[str, str]) -> dict[str, str]:
-    """pip's settings as the variables of uv, less what is not there."""
+    """Settings of pip as the variables of uv, less what is not there."""
     variables: dict[str, str] = {}
     for option, (variable, separator) in PIP_TO_UV.items():
         values = settings.get(option, "").split()

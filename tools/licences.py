@@ -44,8 +44,8 @@ def licence(name: str) -> str:
     fields = metadata.metadata(name)
     if "License-Expression" in fields:
         return str(fields["License-Expression"])
-    text = fields["License"] if "License" in fields else ""
-    classifiers = [c for c in fields.get_all("Classifier") or [] if c.startswith("License ::")]
+    text = str(fields["License"]) if "License" in fields else ""
+    classifiers: list[str] = [c for c in fields.get_all("Classifier") or [] if c.startswith("License ::")]
     for said in (text, *classifiers):
         if said in NAMED or said in PERMISSIVE:
             return NAMED.get(said, said)

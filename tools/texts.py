@@ -22,8 +22,8 @@ FORBIDDEN = {
     r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b": "a note to do later: file an issue instead",
     r"^(?:<{7}|={7}|>{7})(?: |$)": "a conflict mark",
     r"[ \t]+$": "white space at the end of a line",
-    r"# type: ignore(?!\[[\w, -]+\]  # \w)": "a type error ignored without a code and a reason",
-    r"# noqa(?!: [A-Z0-9, ]+ \w*[a-z]\w*)": "a warning ignored without a code and a reason",
+    r"# type: ignore(?!\[[\w, -]+\]\W+\w)": "a type error ignored without a code and a reason",
+    r"# noqa(?!: [A-Z]+\d+(?:, [A-Z]+\d+)*\W+\w)": "a warning ignored without a code and a reason",
     r"# pragma: no cover(?! - \w)": "a line left out of coverage without a reason",
 }
 PATTERNS = {re.compile(pattern): meaning for pattern, meaning in FORBIDDEN.items()}

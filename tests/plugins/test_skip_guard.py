@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 import skip_guard
 
 pytest_plugins = ["pytester"]
