@@ -19,7 +19,7 @@ DEV := .venvs/dev/bin
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
-demo: .venvs/server/ready  ## The whole story on this machine: a prediction inside a simulated enclave, and six attacks refused
+demo: .venvs/server/ready  ## The whole story on this machine: a prediction inside a simulated enclave, and every impostor refused
 	@$(SERVER)/blindai demo $(ARGS)
 
 test: .venvs/dev/ready  ## Run the tests
