@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from OpenSSL import SSL
 
 from blindai.attestation.appraisal import appraise
 from blindai.attestation.evidence import Evidence
@@ -53,7 +52,7 @@ class RelyingParty:
         self.address = address
         self.policy = policy
         self.clock = clock
-        self.context: SSL.Context = client_context()
+        self.context = client_context()
         self.remembered: RememberedKeyset | None = None
 
     def now(self) -> datetime:
@@ -72,7 +71,7 @@ class RelyingParty:
 
 
 class ConnectionBinding:
-    """What the evidence must commit to, recomputed from this side of the connection (`attestation.appraisal.Binding`)."""
+    """What the evidence must commit to, recomputed from this side of the connection; a `Binding` of the appraisal."""
 
     def __init__(self, own: Statement, claimed: Statement | None) -> None:
         self.report_data = own.report_data

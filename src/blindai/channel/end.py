@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
-from OpenSSL import SSL
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.evidence import Evidence
@@ -20,6 +20,9 @@ from blindai.channel.statement import NO_DEVICES, VERSION, Role, Statement, conf
 from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
 
 CERTIFICATE_DOMAIN = "blindai/certificate/v1"
 CMW_MEDIA_TYPE = "application/vnd.blindai.evidence+json"

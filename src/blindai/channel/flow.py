@@ -39,14 +39,17 @@ class BlockingStream:
             raise _unreachable(host, port, error) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.settimeout(seconds)
+        self._seconds = seconds
 
-    def run(self, flow: Flow[T]) -> T:
-        """Run `flow` to its end.
+    def run(self, flow: Flow[T], *, seconds: float | None = None) -> T:
+        """Run `flow` to its end; `seconds` bounds its reads and writes in place of the stream's own bound.
 
         Raises:
             Unavailable: `unavailable.timeout`; and whatever the flow raises.
         """
         received = b""
+        if seconds is not None:
+            self._socket.settimeout(seconds)
         try:
             action = next(flow)
             while True:
@@ -62,6 +65,8 @@ class BlockingStream:
             raise _timeout() from error
         finally:
             flow.close()
+            if seconds is not None:
+                self._socket.settimeout(self._seconds)
 
     def _read(self) -> bytes:
         try:
@@ -76,6 +81,10 @@ class BlockingStream:
 
     def is_stale(self) -> bool:
         """Whether the peer has closed, or spoken out of turn, while the connection was idle."""
+        if hasattr(select, "poll"):  # select() knows only the first 1024 descriptors of a process
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0))
         readable, _, _ = select.select([self._socket], [], [], 0)
         return bool(readable)
 
@@ -105,17 +114,18 @@ class AsyncStream:
             raise _unreachable(host, port, error) from error
         return cls(reader, writer, seconds)
 
-    async def run(self, flow: Flow[T]) -> T:
-        """Run `flow` to its end.
+    async def run(self, flow: Flow[T], *, seconds: float | None = None) -> T:
+        """Run `flow` to its end; `seconds` bounds its reads and writes in place of the stream's own bound.
 
         Raises:
             Unavailable: `unavailable.timeout`; and whatever the flow raises.
         """
         received = b""
+        patience = self._seconds if seconds is None else seconds
         try:
             action = next(flow)
             while True:
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(patience):
                     if action is READ:
                         received = await self._read()
                     else:

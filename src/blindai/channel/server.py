@@ -28,6 +28,7 @@ _log = structlog.get_logger("blindai.channel")
 
 
 class _State(Enum):
+    SILENT = auto()  # nothing was received yet
     HANDSHAKE = auto()
     GATE = auto()
     ANSWERING = auto()
@@ -44,7 +45,7 @@ class AttestedProtocol(asyncio.Protocol):
         self._inner: asyncio.Protocol | None = None
         self._identity = end.identity()
         self._pipe = TLSPipe(self._identity.context, server=True)
-        self._state = _State.HANDSHAKE
+        self._state = _State.SILENT
         self._reader = _GateReader()
         self._gate_requests = 0
         self._pumping = False
@@ -61,9 +62,11 @@ class AttestedProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._state is _State.CLOSED:
             return
-        if self._state is _State.HANDSHAKE and not self._pipe.established and data[0] != _TLS_HANDSHAKE_RECORD:
-            self._refuse_plain(data)
-            return
+        if self._state is _State.SILENT:
+            if data[0] != _TLS_HANDSHAKE_RECORD:
+                self._refuse_plain(data)
+                return
+            self._state = _State.HANDSHAKE
         self._pipe.feed(data)
         try:
             if self._state is _State.HANDSHAKE:

@@ -1,0 +1,3 @@
+from blindai.cli.app import main
+
+__all__ = ["main"]

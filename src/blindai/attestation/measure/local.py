@@ -1,0 +1,24 @@
+"""The policy for this very installation: its own code, on its own simulated platform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blindai.attestation.measure.simulated import measure_package
+from blindai.attestation.policy import Policy
+from blindai.attestation.simulated.root import SimulatedRoot
+
+
+def local_policy(directory: Path | None = None) -> Policy:
+    """What `simulation=True` accepts and `blindai measure` writes.
+
+    Args:
+        directory: where this installation's simulated root is kept, if not in the user's data folder.
+
+    Raises:
+        ConfigurationError: `simulated.root`, the root cannot be read or written.
+    """
+    import blindai
+
+    root = SimulatedRoot.load_or_create(directory)
+    return Policy.simulated(root.anchor.spki_sha256, measure_package(), name=f"blindai {blindai.__version__}")

@@ -1,0 +1,116 @@
+"""`blindai predict`: one prediction from the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.markup import escape
+
+from blindai.cli.console import out, print_json, reported
+from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect
+from blindai.client.prediction import Output, Prediction
+from blindai.errors import InvalidInput
+
+# What a person reads on a terminal; --json prints every value.
+_SHOWN_VALUES = 12
+
+
+def predict(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="namespace/name, as in acme/resnet18.")],
+    inputs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help=".npy; .npz by input name; .csv; .json: a list, or an object by input name; '-' is JSON.",
+        ),
+    ],
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="N", help="A version; the newest without it.")
+    ] = None,
+    addr: Addr = None,
+    policy: PolicyFile = None,
+    simulation: Simulation = False,
+    api_key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Attest the enclave, then run a model on the data in a file."""
+    with reported(as_json=as_json):
+        values = read_inputs(inputs)
+        with connect(addr, policy, api_key_file, simulation=simulation) as client:
+            prediction = client.predict(model_id, values, version=version)
+        if as_json:
+            print_json(_fields(prediction))
+            return
+        simulated = "  [bold yellow]SIMULATED[/]" if client.simulated else ""
+        out.print(f"{escape(prediction.model)} version {prediction.version}{simulated}")
+        for output in prediction.output:
+            out.print(f"  {output.name}  {output.datatype} {list(output.shape)}  {_shown(output)}", markup=False)
+
+
+def read_inputs(path: Path) -> Any:
+    """What the file holds, as `Connection.predict` takes it.
+
+    Raises:
+        InvalidInput: `input.file`.
+    """
+    try:
+        with typer.open_file(str(path), "rb") as file:
+            data = file.read()
+        match path.suffix.lower():
+            case ".npy":
+                return np.load(io.BytesIO(data), allow_pickle=False)
+            case ".npz":
+                with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                    return dict(arrays)
+            case ".csv":
+                return np.loadtxt(io.BytesIO(data), delimiter=",", ndmin=2).tolist()
+            case _:
+                return json.loads(data)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInput(
+            f"the input cannot be read from {path}: {error}",
+            code="input.file",
+            hint="give a .npy, .npz, .csv or .json file, or '-' for JSON on standard input",
+        ) from error
+
+
+def _fields(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "model": prediction.model,
+        "version": prediction.version,
+        "simulated": prediction.attestation is not None and prediction.attestation.simulated,
+        "outputs": [
+            {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": list(output.shape),
+                "data": _plain(output.as_flat()),
+            }
+            for output in prediction.output
+        ],
+    }
+
+
+def _plain(values: list[Any]) -> list[Any]:
+    return [_plain_value(value) for value in values]
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers; these are the names that ProtoJSON gives them.
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _shown(output: Output) -> str:
+    values = _plain(output.as_flat())
+    text = ", ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values[:_SHOWN_VALUES])
+    return text if len(values) <= _SHOWN_VALUES else f"{text}, ... {len(values)} values; --json prints all"

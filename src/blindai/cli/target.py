@@ -1,0 +1,61 @@
+"""The options of every command that talks to an enclave, and the connection they describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blindai.client.connection import Connection
+from blindai.errors import ConfigurationError
+
+Addr = Annotated[
+    str | None,
+    typer.Option("--addr", "-a", metavar="URL", help="https://host:port; else BLINDAI_ADDR, else the stored profile."),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", "-p", metavar="FILE", help="The manifest; else ./manifest.toml, else the profile's."),
+]
+Simulation = Annotated[
+    bool,
+    typer.Option("--simulation", help="Without a policy: accept the simulated platform of this installation."),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help="A file that holds the API key; '-' reads standard input."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+# An API key is a line of text; anything longer is another file given by mistake.
+MAX_KEY_BYTES = 4096
+
+
+def connect(addr: str | None, policy: Path | None, key_file: Path | None, *, simulation: bool) -> Connection:
+    """Connect and attest.
+
+    Raises:
+        BlindAIError: as `Connection`.
+    """
+    return Connection(addr, api_key=read_key(key_file), policy=policy, simulation=simulation)
+
+
+def read_key(path: Path | None) -> str | None:
+    """The API key in `path`. Never an argument or an environment variable: other processes can read those.
+
+    Raises:
+        ConfigurationError: `configuration.api_key_file`.
+    """
+    if path is None:
+        return None
+    try:
+        with typer.open_file(str(path), "r") as file:
+            key = file.read(MAX_KEY_BYTES + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the API key cannot be read from {path}: {error}", code="configuration.api_key_file"
+        ) from error
+    if not key or len(key) > MAX_KEY_BYTES:
+        raise ConfigurationError(f"{path} does not hold an API key", code="configuration.api_key_file")
+    return str(key)

@@ -1,0 +1,197 @@
+"""The calls of the enclave's HTTP interface as values: what to send, and what to make of the answer. No I/O.
+
+`Connection` and `AsyncConnection` differ only in how they carry these out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from blindai.attestation.result import AttestationResult
+from blindai.channel.http1 import Answer, request_head
+from blindai.client.model_file import ModelBody
+from blindai.client.prediction import Prediction
+from blindai.errors import InvalidInput, Unavailable
+from blindai.wire import v2
+from blindai.wire.metadata import (
+    ModelMetadata,
+    ModelUploaded,
+    RepositoryIndexRequest,
+    RepositoryModel,
+    ServerMetadata,
+)
+from blindai.wire.problems import error_from
+from blindai.wire.tensor import Tensor
+
+T = TypeVar("T")
+
+# Metadata, indices and errors. A model with the most inputs the protocol takes describes itself in far less.
+MAX_MESSAGE_BYTES: Final = 16 << 20
+
+# The largest prediction that a client takes unless told otherwise: a guard against an answer that fills its memory.
+MAX_PREDICTION_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request, ready to be sent, and how to read its answer."""
+
+    head: bytes
+    body: Iterable[bytes | bytearray | memoryview]
+    parse: Callable[[Answer, AttestationResult], T]
+    max_answer_bytes: int = MAX_MESSAGE_BYTES
+    expect_continue: bool = False
+
+    def read(self, answer: Answer, result: AttestationResult) -> T:
+        """The value of `answer`.
+
+        Raises:
+            BlindAIError: the server refused; the class and code are those of the refusal.
+        """
+        if answer.status >= 400:
+            raise error_from(answer.status, answer.body)
+        return self.parse(answer, result)
+
+
+class Calls:
+    """Builds calls for one server on behalf of one API key."""
+
+    def __init__(self, authority: str, api_key: str | None) -> None:
+        """`authority` is `host:port`.
+
+        Raises:
+            InvalidInput: `input.api_key`, the key cannot stand in a header.
+        """
+        self._authority = authority
+        self._headers: list[tuple[str, str]] = []
+        if api_key is not None:
+            if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+                raise InvalidInput(
+                    "the API key holds characters that no API key has", code="input.api_key", hint="copy it once more"
+                )
+            self._headers.append(("Authorization", f"Bearer {api_key}"))
+
+    def server(self) -> Call[ServerMetadata]:
+        return Call(self._head("GET", "/v2"), (), _decoded(ServerMetadata))
+
+    def model(self, model_id: str, version: str | None = None) -> Call[ModelMetadata]:
+        return Call(self._head("GET", _model_path(model_id, version)), (), _decoded(ModelMetadata))
+
+    def index(self, *, ready: bool = False) -> Call[tuple[RepositoryModel, ...]]:
+        body = msgspec.json.encode(RepositoryIndexRequest(ready=ready))
+        return Call(
+            self._head("POST", "/v2/repository/index", *_json(body)), (body,), _decoded(tuple[RepositoryModel, ...])
+        )
+
+    def load(self, model_id: str) -> Call[None]:
+        return self._control(model_id, "load")
+
+    def unload(self, model_id: str) -> Call[None]:
+        return self._control(model_id, "unload")
+
+    def delete(self, model_id: str, version: str | None = None) -> Call[None]:
+        return Call(self._head("DELETE", _repository_path(model_id) + _version_query(version)), (), _nothing)
+
+    def upload(
+        self, model_id: str, model: ModelBody, chunks: Iterable[bytes | memoryview], version: str | None = None
+    ) -> Call[ModelUploaded]:
+        head = self._head(
+            "PUT",
+            _repository_path(model_id) + _version_query(version),
+            ("Content-Type", model.content_type),
+            ("Content-Length", str(model.content_length)),
+            ("Content-Digest", model.content_digest),
+            ("Expect", "100-continue"),
+        )
+        return Call(head, chunks, _decoded(ModelUploaded), expect_continue=True)
+
+    def infer(
+        self,
+        model_id: str,
+        inputs: Sequence[Tensor],
+        *,
+        version: str | None = None,
+        outputs: Sequence[str] | None = None,
+        binary: bool = True,
+        max_answer_bytes: int = MAX_PREDICTION_BYTES,
+    ) -> Call[Prediction]:
+        buffers, header_length = v2.encode_request(inputs, outputs, binary=binary)
+        headers = [
+            ("Content-Type", "application/json" if header_length is None else "application/octet-stream"),
+            ("Content-Length", str(sum(map(len, buffers)))),
+        ]
+        if header_length is not None:
+            headers.append(("Inference-Header-Content-Length", str(header_length)))
+        head = self._head("POST", _model_path(model_id, version) + "/infer", *headers)
+        return Call(head, buffers, _prediction, max_answer_bytes)
+
+    def _control(self, model_id: str, action: str) -> Call[None]:
+        body = b"{}"
+        return Call(self._head("POST", f"{_repository_path(model_id)}/{action}", *_json(body)), (body,), _nothing)
+
+    def _head(self, method: str, target: str, *headers: tuple[str, str]) -> bytes:
+        return request_head(method, target, self._authority, [*self._headers, *headers])
+
+
+def _json(body: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("Content-Type", "application/json"), ("Content-Length", str(len(body)))
+
+
+def _model_path(model_id: str, version: str | None) -> str:
+    path = f"/v2/models/{_quoted(model_id)}"
+    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
+
+
+def _repository_path(model_id: str) -> str:
+    return f"/v2/repository/models/{_quoted(model_id)}"
+
+
+def _version_query(version: str | None) -> str:
+    return "" if version is None else f"?version={quote(version, safe='')}"
+
+
+def _quoted(model_id: str) -> str:
+    """The two parts of a model id, each safe in a path. Which characters an id may hold is the server's to say."""
+    namespace, slash, name = model_id.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise InvalidInput(
+            f"{model_id!r} is not a model id",
+            code="model.id",
+            hint="a model id has two parts, namespace/name, as in acme/resnet18",
+        )
+    return f"{quote(namespace, safe='')}/{quote(name, safe='')}"
+
+
+def _decoded(kind: Any) -> Callable[[Answer, AttestationResult], Any]:
+    decoder = msgspec.json.Decoder(kind)
+
+    def parse(answer: Answer, _result: AttestationResult) -> Any:
+        try:
+            return decoder.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _unreadable(str(error)) from error
+
+    return parse
+
+
+def _nothing(_answer: Answer, _result: AttestationResult) -> None:
+    return None
+
+
+def _prediction(answer: Answer, result: AttestationResult) -> Prediction:
+    try:
+        header_length = v2.parse_header_length(answer.headers.get(v2.HEADER_LENGTH))
+        response = v2.decode_response(answer.body, header_length)
+    except InvalidInput as error:
+        # The fault is the server's, not the caller's.
+        raise _unreadable(error.message) from error
+    return Prediction(response, attestation=result)
+
+
+def _unreadable(reason: str) -> Unavailable:
+    return Unavailable(f"the server's answer cannot be read: {reason}", code="unavailable.protocol")
