@@ -15,10 +15,9 @@ Sources: Intel SGX and TDX DCAP quote generation library references; dcap-qvl 0.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from threading import Lock
+from functools import lru_cache
 
 import dcap_qvl
 import msgspec
@@ -43,8 +42,8 @@ from blindai.attestation.verifiers.intel_quote import (
 )
 from blindai.errors import AttestationError
 
-# One entry is about 10 KB: the claims of one enclave on one platform.
-REMEMBERED_QUOTES = 64
+# An entry holds about 6 KB. A client seldom talks to more enclaves than this at a time.
+REMEMBERED_ENCLAVES = 64
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -59,6 +58,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 _QE_IDENTITY = _Refusal("quote", "quote.qe_identity", "the quoting enclave is not the one that Intel published")
 _ATTRIBUTES = _Refusal("debug", "platform.attributes", "the TEE runs with attributes that are not known to be safe")
 _TDX_MODULE = _Refusal("tcb", "tcb.tdx_module", "the TDX module is not one that Intel published")
+_UNKNOWN_TCB = _Refusal("tcb", "tcb.unknown", "the platform is at no TCB level that Intel knows")
 _REFUSALS: dict[str, _Refusal] = {
     "Signature is invalid for qe_report": _Refusal(
         "quote", "quote.qe_report.signature", "the quoting enclave's report is not signed by the platform's PCK"
@@ -75,9 +75,8 @@ _REFUSALS: dict[str, _Refusal] = {
     "ISV enclave report signature is invalid": _Refusal(
         "quote", "quote.signature", "the quote was altered after it was signed"
     ),
-    "No matching TCB level found": _Refusal(
-        "tcb", "tcb.unknown", "the platform is older than every TCB level that Intel knows"
-    ),
+    "No matching TCB level found": _UNKNOWN_TCB,
+    "Failed to evaluate the current TDX TCB": _UNKNOWN_TCB,
     "TDX module": _TDX_MODULE,
     "TCB status is invalid: Revoked": _Refusal(
         "tcb", "tcb.revoked", "Intel has revoked this TCB level: the platform's keys may have leaked"
@@ -94,6 +93,22 @@ _PREFIX = "Verification failed: "
 _UNKNOWN_REFUSAL = _Refusal("quote", "quote.refused", "the quote was refused")
 
 
+# Enclave identity knows no other status (PCS API version 4) than these and Revoked; dcap-qvl would merge, say,
+# OutOfDateConfigurationNeeded of a quoting enclave into UpToDate of the platform.
+_QE_STATUSES = ("UpToDate", "OutOfDate")
+
+_STATUSES = (  # from good to bad
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+)
+
+
 class _Tcb(msgspec.Struct, frozen=True):
     status: str
     advisory_ids: tuple[str, ...]
@@ -102,6 +117,8 @@ class _Tcb(msgspec.Struct, frozen=True):
 
 class _TcbLevel(msgspec.Struct, frozen=True, rename="camel"):
     tcb_date: datetime
+    tcb_status: str
+    advisory_ids: tuple[str, ...] = msgspec.field(name="advisoryIDs", default=())
 
 
 class _Pck(msgspec.Struct, frozen=True):
@@ -115,6 +132,7 @@ class _Pck(msgspec.Struct, frozen=True):
 class _Platform(msgspec.Struct, frozen=True):
     tcb_level: _TcbLevel
     pck: _Pck
+    current_tcb_level: _TcbLevel | None = None
 
 
 class _QeReport(msgspec.Struct, frozen=True):
@@ -132,6 +150,23 @@ class _QvlClaims(msgspec.Struct, frozen=True):
     tcb: _Tcb
     platform: _Platform
     qe: _Qe
+
+
+class _Accepted(msgspec.Struct, frozen=True):
+    key: ec.EllipticCurvePublicKey
+    verdict: _QvlClaims
+
+
+class _Enclave(msgspec.Struct):
+    """Room for the verdict on one enclave on one platform; empty until a quote of it was accepted."""
+
+    accepted: _Accepted | None = None
+
+
+@lru_cache(REMEMBERED_ENCLAVES)
+def _enclave(collateral: CheckedCollateral, authentication: bytes, identity: bytes) -> _Enclave:
+    del collateral, authentication, identity  # they are the key under which the cache keeps the new room
+    return _Enclave()
 
 
 _decode_claims = msgspec.json.Decoder(_QvlClaims).decode
@@ -197,10 +232,9 @@ def _judge(
     Raises:
         AttestationError: step `quote`.
     """
-    key = (collateral, quote.authentication, quote.identity)
-    remembered = _remembered.get(key)
-    if remembered is not None and is_signed_by(remembered.attestation_key, quote.signature, quote.signed):
-        return remembered.verdict
+    enclave = _enclave(collateral, quote.authentication, quote.identity)
+    if enclave.accepted is not None and is_signed_by(enclave.accepted.key, quote.signature, quote.signed):
+        return enclave.accepted.verdict
     seconds = int(now.timestamp())
     policy = dcap_qvl.QuotePolicy.claims_only(seconds)
     try:
@@ -210,12 +244,15 @@ def _judge(
         if refused.step == "quote":
             raise refused from error
         return refused
+    verdict = _decode_claims(claims.to_json())
+    qe_status = verdict.qe.tcb_level.tcb_status
+    if qe_status not in _QE_STATUSES:
+        return _error(_UNKNOWN_TCB, expected=" or ".join(_QE_STATUSES), got=f"quoting enclave {qe_status}")
     try:
         require_strict_attributes(quote)  # of SGX attributes, dcap-qvl looks at debug alone
     except AttestationError as error:
         return error
-    verdict = _decode_claims(claims.to_json())
-    _remembered.put(key, _Remembered(_public_key(quote.attestation_key), verdict))
+    enclave.accepted = _Accepted(_public_key(quote.attestation_key), verdict)
     return verdict
 
 
@@ -226,7 +263,11 @@ def _refusal_of(text: str, quote: UnverifiedQuote) -> AttestationError:
             require_strict_attributes(quote)
         except AttestationError as error:
             return error
-    return AttestationError(known.message, code=known.code, step=known.step, got=text.removeprefix(_PREFIX))
+    return _error(known, got=text.removeprefix(_PREFIX))
+
+
+def _error(refused: _Refusal, *, expected: str = "", got: str = "") -> AttestationError:
+    return AttestationError(refused.message, code=refused.code, step=refused.step, expected=expected, got=got)
 
 
 def _claims(
@@ -237,7 +278,7 @@ def _claims(
         "dynamic_platform": verdict.platform.pck.dynamic_platform,
         "cached_keys": verdict.platform.pck.cached_keys,
     }
-    dates = [verdict.platform.tcb_level.tcb_date, verdict.qe.tcb_level.tcb_date]
+    status, date, advisories = _tcb(verdict)
     return Claims(
         tee=quote.tee,
         simulated=collateral.anchor.simulated,
@@ -247,43 +288,34 @@ def _claims(
         svns={**quote.svns, "pce_svn": verdict.platform.pck.pce_svn, "qe_svn": verdict.qe.report.isv_svn},
         debug=quote.debug,
         flags={**quote.flags, **{name: value == "True" for name, value in platform.items() if value != "Undefined"}},
-        tcb_status=verdict.tcb.status,
-        tcb_date=min(dates),
+        tcb_status=status,
+        tcb_date=date,
         tcb_evaluation_data_number=verdict.tcb.eval_data_number,
-        advisories=verdict.tcb.advisory_ids,
+        advisories=advisories,
         chip_id=bytes(verdict.platform.pck.ppid).hex(),
         not_after=min(window.not_after for window in windows),
     )
 
 
-class _Remembered(msgspec.Struct, frozen=True):
-    attestation_key: ec.EllipticCurvePublicKey
-    verdict: _QvlClaims
+def _tcb(verdict: _QvlClaims) -> tuple[str, datetime, tuple[str, ...]]:
+    """Status, date and advisories of the platform, its TDX module and its quoting enclave together.
+
+    The date is that of the oldest part that is not up to date: from it a policy counts how long one may wait.
+    """
+    levels = [verdict.platform.tcb_level, verdict.qe.tcb_level]
+    status, advisories = verdict.tcb.status, verdict.tcb.advisory_ids
+    current = verdict.platform.current_tcb_level
+    if current is not None:
+        # dcap-qvl looks at the module that runs now (TEE_TCB_SVN2) only to soften what the one at launch says.
+        levels.append(current)
+        if _badness(current.tcb_status) > _badness(status):
+            status, advisories = current.tcb_status, tuple(dict.fromkeys(advisories + current.advisory_ids))
+    lagging = [level.tcb_date for level in levels if level.tcb_status != "UpToDate"]
+    return status, min(lagging, default=levels[0].tcb_date), advisories
 
 
-class _Memory:
-    """The verdicts used last, a bounded number of them."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lock = Lock()
-        self._verdicts: OrderedDict[tuple[CheckedCollateral, bytes, bytes], _Remembered] = OrderedDict()
-
-    def get(self, key: tuple[CheckedCollateral, bytes, bytes]) -> _Remembered | None:
-        with self._lock:
-            found = self._verdicts.get(key)
-            if found is not None:
-                self._verdicts.move_to_end(key)
-            return found
-
-    def put(self, key: tuple[CheckedCollateral, bytes, bytes], value: _Remembered) -> None:
-        with self._lock:
-            self._verdicts[key] = value
-            while len(self._verdicts) > self._size:
-                self._verdicts.popitem(last=False)
-
-
-_remembered = _Memory(REMEMBERED_QUOTES)
+def _badness(status: str) -> int:
+    return _STATUSES.index(status) if status in _STATUSES else len(_STATUSES)
 
 
 def _public_key(point: bytes) -> ec.EllipticCurvePublicKey:

@@ -66,6 +66,7 @@ TD_ATTRIBUTES = {
     "perf_profiling": 5,
     "pmt_profiling": 6,
     "icssd": 16,
+    "servtd_ext": 17,
     "lass": 27,
     "sept_ve_disable": 28,
     "migratable": 29,
@@ -79,7 +80,7 @@ TD_ATTRIBUTES = {
 # What may be set; whether it should be is the policy's decision (provisioning_key, einittoken_key, perfmon).
 _SAFE_ATTRIBUTES = {
     TEE.INTEL_SGX: frozenset(SGX_ATTRIBUTES) - {"debug"},
-    TEE.INTEL_TDX: frozenset({"sept_ve_disable", "pks", "kl", "perfmon"}),
+    TEE.INTEL_TDX: frozenset({"icssd", "lass", "sept_ve_disable", "pks", "kl", "perfmon"}),
 }
 
 _TD_BODY_SIZES = {
