@@ -1,0 +1,217 @@
+"""The enclave's HTTP application: addresses to handlers, and errors to answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.responses import Response
+from starlette.routing import Match, Route, Router
+
+from blindai.enclave.endpoints import Endpoints
+from blindai.enclave.inference import Inference
+from blindai.enclave.limits import MAX_CACHED_ROUTES, Budget
+from blindai.enclave.metrics import Metrics
+from blindai.enclave.model_id import RULE, parse_model_id, parse_version
+from blindai.enclave.reply import problem_headers
+from blindai.enclave.repository import Repository
+from blindai.errors import BlindAIError, InvalidInput, Unavailable
+from blindai.wire.problems import problem_body, status_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable
+    from uvicorn._types import Scope as UvicornScope
+
+    from blindai.enclave.config import EnclaveConfig
+    from blindai.enclave.engine import Engine
+    from blindai.enclave.http import Handler
+
+_MODEL: Final = "/v2/models/{namespace}/{name}"
+_STORED: Final = "/v2/repository/models/{namespace}/{name}"
+
+
+class Address(NamedTuple):
+    """One route: a method, a path, and the name of the handler in `Endpoints`."""
+
+    method: str
+    path: str
+    handler: str
+
+
+ROUTES: Final = (
+    Address("GET", "/v2", "server_metadata"),
+    Address("GET", "/v2/health/live", "live"),
+    Address("GET", "/v2/health/ready", "ready"),
+    Address("GET", "/v2/models/stats", "all_statistics"),
+    *(
+        Address(method, _MODEL + version + action, handler)
+        for version in ("", "/versions/{version}")
+        for method, action, handler in (
+            ("GET", "", "model_metadata"),
+            ("GET", "/ready", "model_ready"),
+            ("GET", "/config", "model_config"),
+            ("GET", "/stats", "model_statistics"),
+            ("POST", "/infer", "infer"),
+        )
+    ),
+    Address("POST", "/v2/repository/index", "index"),
+    Address("PUT", _STORED, "upload"),
+    Address("DELETE", _STORED, "delete"),
+    Address("POST", _STORED + "/load", "load"),
+    Address("POST", _STORED + "/unload", "unload"),
+    Address("GET", "/metrics", "metrics"),
+    Address("GET", "/openapi.json", "openapi"),
+    Address("POST", "/.well-known/blindai/attestation", "attestation"),
+)
+
+_INFER_PREFIX: Final = b"/v2/models/"
+_INFER_SUFFIX: Final = b"/infer"
+_MODEL_PREFIXES: Final = (b"/v2/models/", b"/v2/repository/models/")
+_MEDIA_TYPES: Final = {"/metrics": ("text/plain", "text/*")}
+_JSON_MEDIA_TYPES: Final = ("application/json", "application/*")
+
+
+class Application:
+    """Everything behind the gate: an ASGI application that takes inference requests directly (see `http`).
+
+    Args:
+        config: the measured configuration.
+        engine: what runs models.
+
+    Attributes:
+        repository: the models.
+        bodies: the budget for bodies of inference requests.
+        metrics: the counts.
+    """
+
+    def __init__(self, config: EnclaveConfig, engine: Engine) -> None:
+        self.config = config
+        self.repository = Repository(engine, config.limits)
+        self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
+        self._inference = Inference(config)
+        self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
+        self._inference.count_in(self.metrics)
+        self._endpoints = Endpoints(config, engine, self.repository, self._inference, self.metrics)
+        self._routes = [
+            Route(path, getattr(self._endpoints, handler), methods=[method]) for method, path, handler in ROUTES
+        ]
+        self._asgi = ExceptionMiddleware(
+            Router(self._routes, redirect_slashes=False),
+            handlers={BlindAIError: self._on_error, HTTPException: self._on_routing_error},
+        )
+        self._handlers: dict[bytes, Handler] = {}
+        self._generation = self.repository.generation
+
+    def direct(self, method: bytes, target: bytes) -> Handler | None:
+        """As `http.Application.direct`: takes inference requests."""
+        if method != b"POST":
+            return None
+        if self._generation != self.repository.generation or len(self._handlers) > MAX_CACHED_ROUTES:
+            self._handlers.clear()
+            self._generation = self.repository.generation
+        handler = self._handlers.get(target)
+        if handler is None:
+            path = target.partition(b"?")[0]
+            if not (path.startswith(_INFER_PREFIX) and path.endswith(_INFER_SUFFIX)):
+                return None
+            check_path(path)
+            parts = path.decode("ascii").split("/")[3:-1]
+            if len(parts) == 4 and parts[2] == "versions":
+                number = parse_version(parts[3])
+            elif len(parts) == 2:
+                number = None
+            else:
+                return None
+            version = self.repository.resolve(parse_model_id(parts[0], parts[1]), number)
+            handler = partial(self._inference.infer, version)
+            self._handlers[path] = handler
+        return handler
+
+    def refused(self, error: BlindAIError) -> None:
+        """As `http.Application.refused`."""
+        self.metrics.refused(error.code)
+
+    async def __call__(self, scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """As in ASGI. Only HTTP is served."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"the enclave serves HTTP, not {scope['type']}")
+        # uvicorn and Starlette spell the same ASGI types apart.
+        starlette = (cast("Scope", scope), cast("Receive", receive), cast("Send", send))
+        try:
+            check_path(scope["raw_path"])
+            _check_accept(scope["path"], scope["headers"])
+        except InvalidInput as error:
+            await self._on_error(None, error)(*starlette)
+            return
+        await self._asgi(*starlette)
+
+    def stop(self) -> None:
+        """Say so to whoever asks whether the server is ready. Requests in progress go on."""
+        self._endpoints.stopping = True
+
+    async def close(self) -> None:
+        """Free the models and end the workers, once nothing is served any more."""
+        self._inference.close()
+        await self.repository.close()
+
+    def _on_error(self, _: Request | None, error: Exception) -> Response:
+        if not isinstance(error, BlindAIError):
+            raise error
+        self.metrics.refused(error.code)
+        response = Response(problem_body(error), status_code=status_of(error))
+        response.raw_headers.extend(problem_headers(error))
+        return response
+
+    def _on_routing_error(self, request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            raise error
+        if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+            return self._on_error(request, InvalidInput("there is nothing at this address", code="http.not_found"))
+        response = self._on_error(request, InvalidInput("this address takes another method", code="http.method"))
+        response.headers["allow"] = ", ".join(
+            sorted(
+                method
+                for route in self._routes
+                if route.matches(request.scope)[0] is not Match.NONE
+                for method in route.methods or ()
+            )
+        )
+        return response
+
+
+def check_path(path: bytes) -> None:
+    """Refuse every path that could be read in two ways; no address of this server needs an escape.
+
+    Raises:
+        InvalidInput: `model.id` below the addresses of models, else `http.target`.
+    """
+    plain = path.isascii() and b"%" not in path and b"\\" not in path and b"//" not in path and b";" not in path
+    if plain and not {b".", b".."} & set(path.split(b"/")):
+        return
+    if path.startswith(_MODEL_PREFIXES):
+        raise InvalidInput("this is not the id of a model", code="model.id", hint=f"an id is {RULE}")
+    raise InvalidInput("the path has characters that no address of this server has", code="http.target")
+
+
+def _check_accept(path: str, headers: object) -> None:
+    ranges = [
+        part.partition(b";")[0].strip().lower().decode("latin-1")
+        for name, value in cast("list[tuple[bytes, bytes]]", headers)
+        if name == b"accept"
+        for part in value.split(b",")
+    ]
+    if ranges and not {*ranges} & {"", "*/*", *_MEDIA_TYPES.get(path, _JSON_MEDIA_TYPES)}:
+        raise InvalidInput("the answer would be of a type that Accept does not list", code="http.not_acceptable")
+
+
+def _bodies_full(wanted: int, free: int) -> Unavailable:
+    return Unavailable(
+        f"the enclave has {free} bytes left for the bodies of requests, and this needs {wanted}",
+        code="busy",
+        hint="try again when others have ended",
+    )

@@ -1,0 +1,163 @@
+"""The measured configuration: whatever changes how the enclave treats data or models.
+
+It is read once at start from an optional TOML file. Its digest stands in the attestation statement, so a
+relying party that pins the digest knows every setting below. Nothing here comes from an environment
+variable. Address, port and log format are not part of it: they concern the host alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from blindai.crypto.canonical import canonical
+from blindai.enclave.limits import GIB, KIB, MIB
+from blindai.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST_LABEL: Final = b"blindai/config/v1\0"
+
+# A configuration is a page of text; anything larger is another file given by mistake.
+MAX_CONFIG_BYTES: Final = 256 * KIB
+
+# Integers must survive the canonical encoding, and no setting needs more than a terabyte or a day.
+Size = Annotated[int, msgspec.Meta(ge=1, le=1024 * GIB)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one request, and all of them together, may use.
+
+    Attributes:
+        max_body_bytes: body of one inference request.
+        max_bodies_bytes: bodies of all inference requests in flight together.
+        max_model_bytes: one model with its external data.
+        model_memory_bytes: all models together; a loaded model counts twice (see `limits.COPIES_WHILE_LOADED`).
+        max_models: model versions stored, uploads in progress included.
+        max_queued_runs: inference requests waiting for a worker; the next one is told to come back.
+        max_header_bytes: request line and headers of one request.
+        max_headers: number of headers of one request.
+        max_url_bytes: target of one request.
+        max_connections: connections open at once.
+    """
+
+    max_body_bytes: Size = 64 * MIB
+    max_bodies_bytes: Size = 512 * MIB
+    max_model_bytes: Size = 2 * GIB
+    model_memory_bytes: Size = 6 * GIB
+    max_models: Count = 64
+    max_queued_runs: Count = 256
+    max_header_bytes: Size = 16 * KIB
+    max_headers: Count = 64
+    max_url_bytes: Size = 1 * KIB
+    max_connections: Count = 1024
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a connection may make the enclave wait, in milliseconds.
+
+    Attributes:
+        head_ms: from the first byte of a request to the end of its headers.
+        body_ms: without any byte of an unfinished body.
+        write_ms: without the client reading a response that waits for it.
+        idle_ms: between two requests.
+        run_ms: one run of a model, before it is stopped.
+        shutdown_ms: for requests in progress, once the server is told to stop.
+    """
+
+    head_ms: Milliseconds = 10_000
+    body_ms: Milliseconds = 30_000
+    write_ms: Milliseconds = 30_000
+    idle_ms: Milliseconds = 75_000
+    run_ms: Milliseconds = 60_000
+    shutdown_ms: Milliseconds = 10_000
+
+
+class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How models run.
+
+    Attributes:
+        workers: inference requests that run at once, besides those fast enough to run without a hand-over.
+        threads: threads of one run.
+        inline_us: a model whose run takes less is run without a hand-over to a worker; 0 never does.
+    """
+
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 2
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    inline_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 200
+
+
+class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole configuration of one enclave; every field has a default that is safe to keep.
+
+    Attributes:
+        name: what the server calls itself in `GET /v2`; printable ASCII.
+        limits, timeouts, runtime: see their classes.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[ -~]+\Z")] = "blindai"
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    runtime: Runtime = Runtime()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex over the label and the canonical encoding of all settings, defaults included."""
+        return hashlib.sha256(DIGEST_LABEL + canonical(msgspec.to_builtins(self))).hexdigest()
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> EnclaveConfig:
+        """Read a configuration from TOML text; `source` names it in errors.
+
+        Raises:
+            ConfigurationError: `configuration.syntax`, `configuration.unknown_key` or `configuration.value`.
+        """
+        try:
+            return msgspec.convert(tomllib.loads(text), cls)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{source} is not TOML: {error}", code="configuration.syntax") from error
+        except msgspec.ValidationError as error:
+            raise _explain(str(error), source) from error
+
+    @classmethod
+    def load(cls, path: Path) -> EnclaveConfig:
+        """Read a configuration from a TOML file.
+
+        Raises:
+            ConfigurationError: as `parse`, or `configuration.unreadable`.
+        """
+        try:
+            data = path.read_bytes()
+            text = data.decode() if len(data) <= MAX_CONFIG_BYTES else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path} cannot be read: {error}", code="configuration.unreadable") from error
+        if text is None:
+            raise ConfigurationError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes, too large for a configuration",
+                code="configuration.unreadable",
+            )
+        return cls.parse(text, str(path))
+
+
+_UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<table>[^`]*)`)?")
+_WHERE = re.compile(r"(?P<what>.*) - at `\$\.(?P<where>[^`]*)`")
+
+
+def _explain(message: str, source: str) -> ConfigurationError:
+    if unknown := _UNKNOWN.search(message):
+        key = ".".join(part for part in (unknown["table"], unknown["key"]) if part)
+        return ConfigurationError(
+            f"{source} has the key {key!r}, which no setting is called",
+            code="configuration.unknown_key",
+            hint="remove it, or see docs/configuration.md for the settings there are",
+        )
+    where = _WHERE.fullmatch(message)
+    detail = f"{where['where']}: {where['what']}" if where else message
+    return ConfigurationError(f"{source} has a wrong value; {detail}", code="configuration.value")

@@ -1,0 +1,290 @@
+"""What each HTTP address does, except inference: health, metadata, the repository, metrics.
+
+Sources: Open Inference Protocol V2, REST; Triton's extensions "model repository", "statistics" and "model
+configuration". Where they leave the answer to a failure open, it is a problem (see `wire.problems`).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from blindai.enclave.inference import Inference
+from blindai.enclave.limits import MAX_CONTROL_BODY_BYTES
+from blindai.enclave.metrics import CONTENT_TYPE as METRICS_TYPE
+from blindai.enclave.model_id import ModelId, parse_model_id, parse_version
+from blindai.enclave.openapi import document
+from blindai.enclave.repository import ModelVersion, Repository, State
+from blindai.enclave.upload import cut, receive_model
+from blindai.errors import InvalidInput, QuotaExceeded
+from blindai.wire.metadata import (
+    Duration,
+    InferenceStatistics,
+    ModelMetadata,
+    ModelReady,
+    ModelStatistics,
+    ModelUploaded,
+    RepositoryIndexRequest,
+    RepositoryModel,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    StatisticsResponse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from blindai.enclave.config import EnclaveConfig
+    from blindai.enclave.engine import Engine, TensorSpec
+    from blindai.enclave.metrics import Metrics
+
+# A load may bring its own configuration or files in Triton; here a model is what was uploaded.
+_UNSUPPORTED_LOAD: Final = ("config", "file:")
+
+_Control = TypeVar("_Control", bound=msgspec.Struct)
+_encoder = msgspec.json.Encoder()
+
+
+class _ChangeRequest(msgspec.Struct):
+    parameters: dict[str, msgspec.Raw] = {}
+
+
+class Endpoints:
+    """The handlers of all routes. See `app.ROUTES` for which is which."""
+
+    def __init__(
+        self, config: EnclaveConfig, engine: Engine, repository: Repository, inference: Inference, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._repository = repository
+        self._inference = inference
+        self._metrics = metrics
+        self.stopping = False
+
+    # Server.
+
+    async def server_metadata(self, request: Request) -> Response:
+        return _json(ServerMetadata(self._config.name, installed_version("blindai")))
+
+    async def live(self, request: Request) -> Response:
+        return _json(ServerLive(live=True))
+
+    async def ready(self, request: Request) -> Response:
+        return _json(ServerReady(ready=not self.stopping), status=503 if self.stopping else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._metrics.render(), media_type=METRICS_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(document())
+
+    async def attestation(self, request: Request) -> Response:
+        """The gate's address. Requests get here only once the gate is open, when it has nothing left to do."""
+        raise InvalidInput(
+            "this connection is attested already",
+            code="gate.already_open",
+            hint="open a new connection to attest again",
+        )
+
+    # Models.
+
+    async def model_metadata(self, request: Request) -> Response:
+        version = self._version(request)
+        session = version.session
+        if session is None:
+            raise version.not_loaded()
+        versions = [found.number for found in self._repository.versions(version.id) if found.state is State.READY]
+        return _json(
+            ModelMetadata(
+                version.model_name,
+                tuple(versions),
+                self._engine.platform,
+                tuple(spec.metadata for spec in session.inputs),
+                tuple(spec.metadata for spec in session.outputs),
+            )
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        version = self._version(request)
+        if version.state is not State.READY:
+            raise version.not_loaded()
+        return _json(ModelReady(version.model_name, ready=True))
+
+    async def model_config(self, request: Request) -> Response:
+        version = self._version(request)
+        session = version.session
+        if session is None:
+            raise version.not_loaded()
+        return _json(
+            {
+                "name": version.model_name,
+                "platform": self._engine.platform,
+                "backend": "onnxruntime",
+                "max_batch_size": 0,
+                "version_policy": {"latest": {"num_versions": 1}},
+                "input": [_config_spec(spec) for spec in session.inputs],
+                "output": [_config_spec(spec) for spec in session.outputs],
+            }
+        )
+
+    async def model_statistics(self, request: Request) -> Response:
+        model_id, number = self._address(request)
+        return _json(StatisticsResponse(tuple(map(_statistics, self._repository.versions(model_id, number)))))
+
+    async def all_statistics(self, request: Request) -> Response:
+        return _json(StatisticsResponse(tuple(map(_statistics, self._repository))))
+
+    async def infer(self, request: Request) -> Response:
+        """Inference through plain ASGI. Connections of `http.EnclaveHttpProtocol` do not come this way."""
+        version = self._version(request)
+        body = await _read(request, self._config.limits.max_body_bytes)
+        answer = self._inference.infer(version, request.headers.raw, body)
+        status, headers, buffers = answer if isinstance(answer, tuple) else await answer
+        response = Response(b"".join(buffers), status_code=status)
+        for line in headers.splitlines():
+            name, _, value = line.partition(b": ")
+            response.raw_headers.append((name, value))
+        return response
+
+    # Repository.
+
+    async def index(self, request: Request) -> Response:
+        wanted = await _control(request, RepositoryIndexRequest)
+        return _json(
+            [
+                RepositoryModel(found.model_name, found.number, found.state, found.reason)
+                for found in self._repository
+                if found.state is State.READY or not wanted.ready
+            ]
+        )
+
+    async def load(self, request: Request) -> Response:
+        model_id, number = self._address(request)
+        wanted = await _control(request, _ChangeRequest)
+        if any(name.startswith(_UNSUPPORTED_LOAD) for name in wanted.parameters):
+            raise InvalidInput(
+                "a load takes no configuration and no files",
+                code="input.parameters",
+                hint="upload the model with PUT /v2/repository/models/{namespace}/{name}",
+            )
+        await self._repository.load(model_id, number)
+        return _json({})
+
+    async def unload(self, request: Request) -> Response:
+        model_id, number = self._address(request)
+        await _control(request, _ChangeRequest)
+        await self._repository.unload(model_id, number)
+        return _json({})
+
+    async def delete(self, request: Request) -> Response:
+        model_id, number = self._address(request)
+        await self._repository.delete(model_id, number)
+        return _json({})
+
+    async def upload(self, request: Request) -> Response:
+        model_id, number = self._address(request)
+        length = request.headers.get("content-length")
+        digests = [value for name, value in request.headers.raw if name == b"content-digest"]
+        version = await receive_model(
+            self._repository,
+            model_id,
+            _stream(request),
+            version=number,
+            length=None if length is None else int(length),
+            content_type=request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip(),
+            content_digest=b", ".join(digests) if digests else None,
+            max_bytes=self._config.limits.max_model_bytes,
+        )
+        self._metrics.uploaded()
+        session = version.session
+        return _json(
+            ModelUploaded(
+                version.model_name,
+                version.number,
+                version.content.sha256,
+                version.content.uploaded,
+                self._engine.platform,
+                tuple(spec.metadata for spec in session.inputs) if session else (),
+                tuple(spec.metadata for spec in session.outputs) if session else (),
+            ),
+            status=201,
+        )
+
+    def _address(self, request: Request) -> tuple[ModelId, int | None]:
+        model_id = parse_model_id(request.path_params["namespace"], request.path_params["name"])
+        number = request.path_params.get("version", request.query_params.get("version"))
+        return model_id, None if number is None else parse_version(number)
+
+    def _version(self, request: Request) -> ModelVersion:
+        return self._repository.resolve(*self._address(request))
+
+
+def _json(value: Any, *, status: int = 200) -> Response:
+    return Response(_encoder.encode(value), status_code=status, media_type="application/json")
+
+
+def _config_spec(spec: TensorSpec) -> dict[str, Any]:
+    data_type = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{data_type}", "dims": list(spec.shape)}
+
+
+def _statistics(version: ModelVersion) -> ModelStatistics:
+    counts = version.statistics
+    done = counts.successes
+    return ModelStatistics(
+        version.model_name,
+        version.number,
+        counts.last_ms,
+        done,
+        done,
+        InferenceStatistics(
+            success=Duration(done, counts.successes_ns),
+            fail=Duration(counts.failures, counts.failures_ns),
+            queue=Duration(done, counts.queue_ns),
+            compute_input=Duration(done, counts.decode_ns),
+            compute_infer=Duration(done, counts.engine_ns),
+            compute_output=Duration(done, counts.encode_ns),
+        ),
+    )
+
+
+async def _stream(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            if chunk:
+                yield chunk
+    except ClientDisconnect:
+        raise cut() from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length")
+    if declared is not None and int(declared) > limit:
+        raise _too_long(limit)
+    body = bytearray()
+    async for chunk in _stream(request):
+        body += chunk
+        if len(body) > limit:
+            raise _too_long(limit)
+    return bytes(body)
+
+
+async def _control(request: Request, kind: type[_Control]) -> _Control:
+    """The small JSON object of a control request; an empty body is an empty object."""
+    body = await _read(request, MAX_CONTROL_BODY_BYTES)
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the body is not what this address takes: {error}", code="input.message") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput("the body is not JSON", code="input.json") from None
+
+
+def _too_long(limit: int) -> QuotaExceeded:
+    return QuotaExceeded(f"the body of this request may have {limit} bytes", code="quota.body")

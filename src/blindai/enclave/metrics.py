@@ -1,0 +1,128 @@
+"""What the enclave counts, for `/metrics` in the format of Prometheus.
+
+Neither users nor models appear: labels are codes of this package and states, both of a closed set. Counting
+is adding to integers on the event loop; the Prometheus objects are made when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from blindai.enclave.repository import State
+from blindai.wire.problems import PROBLEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
+
+    from blindai.enclave.limits import Budget
+    from blindai.enclave.repository import Repository
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+# From a tiny model's run to a language model's: a factor of about three from one to the next, in nanoseconds.
+_BUCKETS_NS: Final = tuple(int(seconds * 1e9) for seconds in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10))
+
+
+class Metrics(Collector):
+    """The counts of one enclave.
+
+    Args:
+        repository: the models, looked at when the metrics are read.
+        bodies: the budget of request bodies, likewise.
+        queued: tells how many runs wait for a worker.
+    """
+
+    def __init__(self, repository: Repository, bodies: Budget, queued: Callable[[], int]) -> None:
+        self._repository = repository
+        self._bodies = bodies
+        self._queued = queued
+        self._inline = 0
+        self._handed_over = 0
+        self._failures: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._uploads = 0
+        self._buckets = [0] * (len(_BUCKETS_NS) + 1)
+        self._sum_ns = 0
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def ran(self, ns: int, *, inline: bool) -> None:
+        """Count an inference that succeeded after `ns`, on the event loop or handed over to a worker."""
+        if inline:
+            self._inline += 1
+        else:
+            self._handed_over += 1
+        self._buckets[bisect_left(_BUCKETS_NS, ns)] += 1
+        self._sum_ns += ns
+
+    def failed(self, code: str) -> None:
+        """Count an inference that failed."""
+        self._failures[_bounded(code)] += 1
+
+    def refused(self, code: str) -> None:
+        """Count any other request that was answered with an error."""
+        self._refusals[_bounded(code)] += 1
+
+    def uploaded(self) -> None:
+        """Count a model that was stored."""
+        self._uploads += 1
+
+    def render(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """As Prometheus wants it."""
+        inferences = CounterMetricFamily("blindai_inferences", "Inferences that succeeded.", labels=["path"])
+        inferences.add_metric(["inline"], self._inline)
+        inferences.add_metric(["worker"], self._handed_over)
+        yield inferences
+        failures = CounterMetricFamily("blindai_inference_failures", "Inferences that failed.", labels=["code"])
+        for code, count in sorted(self._failures.items()):
+            failures.add_metric([code], count)
+        yield failures
+        refusals = CounterMetricFamily("blindai_refusals", "Other requests answered with an error.", labels=["code"])
+        for code, count in sorted(self._refusals.items()):
+            refusals.add_metric([code], count)
+        yield refusals
+        yield CounterMetricFamily("blindai_uploads", "Models stored.", value=self._uploads)
+        yield self._durations()
+        yield GaugeMetricFamily("blindai_runs_queued", "Inferences waiting for a worker.", value=self._queued())
+        states = Counter(version.state for version in self._repository)
+        models = GaugeMetricFamily("blindai_models", "Model versions by state.", labels=["state"])
+        for state in State:
+            models.add_metric([state], states[state])
+        yield models
+        memory = GaugeMetricFamily(
+            "blindai_memory_bytes", "Memory by use: taken, and the limit.", labels=["use", "kind"]
+        )
+        for use, budget in (("models", self._repository.memory), ("bodies", self._bodies)):
+            memory.add_metric([use, "taken"], budget.used)
+            memory.add_metric([use, "limit"], budget.total)
+        yield memory
+
+    def _durations(self) -> HistogramMetricFamily:
+        total = 0
+        buckets = []
+        for bound, count in zip((*(ns / 1e9 for ns in _BUCKETS_NS), "+Inf"), self._buckets, strict=True):
+            total += count
+            buckets.append((str(bound), total))
+        return HistogramMetricFamily(
+            "blindai_inference_seconds",
+            "Time from the complete request to the response, of inferences that succeeded.",
+            buckets=buckets,
+            sum_value=self._sum_ns / 1e9,
+        )
+
+
+def _bounded(code: str) -> str:
+    """The code where the table lists it, else its family: so many labels and no more, whatever engines report."""
+    return code if code in PROBLEMS else code.partition(".")[0]

@@ -1,0 +1,458 @@
+"""The models of an enclave. They live in its memory alone: the host's disk is not trusted with them.
+
+Everything here runs on the event loop, so that no step between two `await`s can be seen half done; only
+loading a model leaves it, to a thread. There is no lock over all models: each version has its own, held
+while that version is loaded, unloaded or deleted. Memory is taken from the budget before it is used and
+given back when the last run that needs it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import enum
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from blindai.enclave.limits import COPIES_WHILE_LOADED, Budget, Reservation
+from blindai.enclave.model_id import MAX_VERSION
+from blindai.enclave.pace import Pace
+from blindai.errors import BlindAIError, InvalidModel, ModelNotFound, QuotaExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Mapping
+
+    from blindai.enclave.config import Limits
+    from blindai.enclave.engine import Engine, Session
+    from blindai.enclave.model_id import ModelId
+
+# Loads run beside inference; more of them at once would only slow each other and the inference down.
+LOADER_THREADS = 2
+
+
+class State(enum.StrEnum):
+    """Where a version is in its life, in the words of the Open Inference Protocol's model repository extension."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+
+
+class Content(NamedTuple):
+    """The files of one model as they were uploaded.
+
+    Attributes:
+        model: the ONNX file.
+        external: files with external data, by their location relative to the model.
+        sha256: digest in hex of the uploaded body: of the ONNX file, or of the bundle as it was sent.
+        uploaded: bytes of the uploaded body.
+    """
+
+    model: bytes
+    external: Mapping[str, bytes]
+    sha256: str
+    uploaded: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return len(self.model) + sum(len(data) for data in self.external.values())
+
+
+class Times(NamedTuple):
+    """Where the time of one run went, in nanoseconds."""
+
+    queue_ns: int
+    decode_ns: int
+    engine_ns: int
+    encode_ns: int
+
+    @property
+    def busy_ns(self) -> int:
+        """All but the wait for a worker."""
+        return self.decode_ns + self.engine_ns + self.encode_ns
+
+
+class Statistics:
+    """What `/stats` tells of one version: counts, and nanoseconds summed over them."""
+
+    __slots__ = (
+        "decode_ns",
+        "encode_ns",
+        "engine_ns",
+        "failures",
+        "failures_ns",
+        "last_ms",
+        "queue_ns",
+        "successes",
+        "successes_ns",
+    )
+
+    def __init__(self) -> None:
+        self.successes = 0
+        self.successes_ns = 0
+        self.failures = 0
+        self.failures_ns = 0
+        self.queue_ns = 0
+        self.decode_ns = 0
+        self.engine_ns = 0
+        self.encode_ns = 0
+        self.last_ms = 0
+
+    def succeeded(self, times: Times) -> None:
+        """Count a run."""
+        self.successes += 1
+        self.successes_ns += times.queue_ns + times.busy_ns
+        self.queue_ns += times.queue_ns
+        self.decode_ns += times.decode_ns
+        self.engine_ns += times.engine_ns
+        self.encode_ns += times.encode_ns
+        self.last_ms = time.time_ns() // 1_000_000
+
+    def failed(self, ns: int) -> None:
+        """Count a run that failed after `ns`."""
+        self.failures += 1
+        self.failures_ns += ns
+
+
+class ModelVersion:
+    """One version of a model.
+
+    Attributes:
+        id, version: its name; `model_name` and `number` are the same as text.
+        content: its files, kept so that it can be loaded again.
+        session: what runs it, while `state` is READY (and until the last run has ended while UNLOADING).
+        state, reason: where it is in its life, and why it is not ready.
+        deleted: nothing finds it any more and its files are gone.
+        statistics: its counts, from the upload on.
+        pace: how long its runs take.
+    """
+
+    def __init__(
+        self, model_id: ModelId, version: int, content: Content, session: Session, memory: Reservation
+    ) -> None:
+        self.id = model_id
+        self.version = version
+        self.model_name = str(model_id)
+        self.number = str(version)
+        self.content = content
+        self.session: Session | None = session
+        self.state = State.READY
+        self.reason = ""
+        self.deleted = False
+        self.statistics = Statistics()
+        self.pace = Pace()
+        self._memory = memory
+        self._lock = asyncio.Lock()
+        self._runs = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin_run(self) -> Session:
+        """Hold the session for one run; `end_run` must follow.
+
+        Raises:
+            ModelNotFound: `model.not_loaded`.
+        """
+        if self.state is not State.READY or self.session is None:
+            raise self.not_loaded()
+        self._runs += 1
+        return self.session
+
+    def end_run(self) -> None:
+        """Let go of the session."""
+        self._runs -= 1
+        if self._runs == 0:
+            self._idle.set()
+
+    def not_loaded(self) -> ModelNotFound:
+        """The error for a request that needs the session while there is none."""
+        reason = f": {self.reason}" if self.reason else ""
+        return ModelNotFound(
+            f"version {self.version} of the model {self.id} is {self.state.lower()}{reason}",
+            code="model.not_loaded",
+            hint=f"load it with POST /v2/repository/models/{self.id}/load",
+        )
+
+    async def load(self, engine: Engine, executor: ThreadPoolExecutor) -> None:
+        """Make the version ready; no change where it is.
+
+        Raises:
+            ModelNotFound: `model.not_found`, when it was deleted in the meantime.
+            QuotaExceeded: `quota.memory`; the version stays as it is.
+            InvalidModel: from the engine; the version stays unavailable and says why.
+        """
+        async with self._lock:
+            if self.deleted:
+                raise not_found(f"version {self.version} of the model {self.id}")
+            if self.state is State.READY:
+                return
+            self._memory.grow(self.content.size * (COPIES_WHILE_LOADED - 1))
+            self.state, self.reason = State.LOADING, ""
+            try:
+                self.session = await asyncio.get_running_loop().run_in_executor(
+                    executor, engine.load, self.content.model, self.content.external
+                )
+                self.state = State.READY
+            except BlindAIError as error:
+                self.reason = error.code
+                raise
+            finally:
+                if self.session is None:
+                    self.state = State.UNAVAILABLE
+                    self._memory.shrink_to(self.content.size)
+
+    async def unload(self) -> None:
+        """Refuse new runs, wait for those in progress and free the session; no change where there is none."""
+        async with self._lock:
+            if self.state is not State.READY:
+                return
+            await self._drain()
+            self._memory.shrink_to(self.content.size)
+            self.state, self.reason = State.UNAVAILABLE, "unloaded"
+
+    async def discard(self) -> None:
+        """As `unload`, and free the files too. The version is of no use afterwards."""
+        async with self._lock:
+            await self._drain()
+            self.state, self.deleted = State.UNAVAILABLE, True
+            self.content = Content(b"", {}, self.content.sha256, self.content.uploaded)
+            self._memory.release()
+
+    async def _drain(self) -> None:
+        self.state, self.reason = State.UNLOADING, ""
+        while self._runs:
+            self._idle.clear()
+            await self._idle.wait()
+        self.session = None
+
+
+class Admission:
+    """Room for one model that is being uploaded: memory, a place among the models and a version number.
+
+    Use it as a context: unless `Repository.commit` took it over, everything is given back at the end.
+    """
+
+    def __init__(self, repository: Repository, model_id: ModelId, version: int, size: int) -> None:
+        self.id = model_id
+        self.version = version
+        self.memory = Reservation(repository.memory, size * COPIES_WHILE_LOADED)
+        self._repository = repository
+        self._held = True
+        repository.pending.add((model_id, version))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` bytes more.
+
+        Raises:
+            QuotaExceeded: `quota.memory`.
+        """
+        self.memory.grow(size * COPIES_WHILE_LOADED)
+
+    def take_over(self) -> Admission:
+        """Move what is held to a new admission; closing this one no longer does anything."""
+        successor = copy.copy(self)
+        self.memory, self._held = Reservation(self._repository.memory), False
+        return successor
+
+    def close(self) -> None:
+        """Give back what is held; harmless when repeated."""
+        self.memory.release()
+        if self._held:
+            self._repository.pending.discard((self.id, self.version))
+            self._held = False
+
+
+class Repository:
+    """All models of one enclave.
+
+    Attributes:
+        memory: the budget that all of them share.
+        pending: names of uploads in progress; they count as models but cannot be seen.
+        generation: changes whenever what a name resolves to may have changed.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self.memory = Budget(limits.model_memory_bytes, _no_memory)
+        self.pending: set[tuple[ModelId, int]] = set()
+        self.generation = 0
+        self._engine = engine
+        self._limits = limits
+        self._models: dict[ModelId, dict[int, ModelVersion]] = {}
+        self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="load")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def admit(self, model_id: ModelId, *, version: int | None, size: int) -> Admission:
+        """Make room for an upload before its body is read.
+
+        Args:
+            model_id: whose version it will be.
+            version: its number; None takes the next one.
+            size: bytes it will have; 0 when not known yet (see `Admission.grow`).
+
+        Raises:
+            QuotaExceeded: `quota.model_size`, `quota.models` or `quota.memory`.
+            InvalidModel: `model.version_exists`.
+        """
+        if size > self._limits.max_model_bytes:
+            raise model_too_large(self._limits.max_model_bytes)
+        taken = {*self._models.get(model_id, ()), *(number for name, number in self.pending if name == model_id)}
+        if version in taken:
+            raise InvalidModel(
+                f"version {version} of the model {model_id} exists",
+                code="model.version_exists",
+                hint="delete it first, or leave the version out to add the next one",
+            )
+        if len(self.pending) + sum(map(len, self._models.values())) >= self._limits.max_models:
+            raise QuotaExceeded(
+                f"the enclave holds {self._limits.max_models} models, as many as it may",
+                code="quota.models",
+                hint="delete a model first",
+            )
+        number = version if version is not None else max(taken, default=0) + 1
+        if number > MAX_VERSION:
+            raise InvalidModel(f"the model {model_id} has no version number left", code="model.version_exists")
+        return Admission(self, model_id, number, size)
+
+    async def commit(self, admission: Admission, content: Content) -> ModelVersion:
+        """Load an uploaded model and, once that worked, make it visible. Takes the admission over.
+
+        Raises:
+            InvalidModel: from the engine; nothing is stored.
+        """
+        # Closed by the task that loads, not by a caller who may be cancelled before the thread has ended.
+        admitted = admission.take_over()
+        version: list[ModelVersion] = []
+
+        async def load() -> None:
+            with admitted:
+                session = await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._engine.load, content.model, content.external
+                )
+                version.append(self._install(admitted, content, session))
+
+        await self._complete(load())
+        return version[0]
+
+    def resolve(self, model_id: ModelId, version: int | None = None) -> ModelVersion:
+        """Find a version: the one named, else the highest that is ready, else the highest.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+        """
+        versions = self._models.get(model_id, {})
+        if version is None:
+            ready = [number for number, found in versions.items() if found.state is State.READY]
+            version = max(ready or versions, default=0)
+        try:
+            return versions[version]
+        except KeyError:
+            wanted = f"version {version} of the model {model_id}" if versions else f"the model {model_id}"
+            raise not_found(wanted) from None
+
+    def versions(self, model_id: ModelId, version: int | None = None) -> list[ModelVersion]:
+        """One version, or all of a model, lowest first.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+        """
+        found = self.resolve(model_id, version)
+        return [found] if version is not None else [self._models[model_id][n] for n in sorted(self._models[model_id])]
+
+    def __iter__(self) -> Iterator[ModelVersion]:
+        """All versions of all models, by name and number."""
+        for model_id in sorted(self._models):
+            for number in sorted(self._models[model_id]):
+                yield self._models[model_id][number]
+
+    async def load(self, model_id: ModelId, version: int | None = None) -> None:
+        """Make one version, or all of a model, ready.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+            QuotaExceeded: `quota.memory`.
+            InvalidModel: from the engine.
+        """
+        for found in self.versions(model_id, version):
+            await self._complete(found.load(self._engine, self._executor))
+
+    async def unload(self, model_id: ModelId, version: int | None = None) -> None:
+        """Free the sessions of one version, or of all of a model, when their last runs have ended.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+        """
+        for found in self.versions(model_id, version):
+            await self._complete(found.unload())
+
+    async def delete(self, model_id: ModelId, version: int | None = None) -> None:
+        """Remove one version, or all of a model: from sight at once, from memory when their last runs have ended.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+        """
+        doomed = self.versions(model_id, version)
+        for found in doomed:
+            del self._models[model_id][found.version]
+        if not self._models[model_id]:
+            del self._models[model_id]
+        self.generation += 1
+        for found in doomed:
+            await self._complete(found.discard())
+
+    async def close(self) -> None:
+        """Let loads in progress end, then free everything."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        for model_id in list(self._models):
+            await self.delete(model_id)
+        self._executor.shutdown()
+
+    def _install(self, admission: Admission, content: Content, session: Session) -> ModelVersion:
+        memory = admission.memory
+        # The upload made room for the body; a bundle holds a little less than that.
+        memory.shrink_to(content.size * COPIES_WHILE_LOADED)
+        admission.memory = Reservation(self.memory)
+        version = ModelVersion(admission.id, admission.version, content, session, memory)
+        self._models.setdefault(admission.id, {})[admission.version] = version
+        self.generation += 1
+        return version
+
+    async def _complete(self, change: Coroutine[None, None, None]) -> None:
+        """Carry a change through even if the caller, whose client may have gone, is cancelled."""
+        task = asyncio.ensure_future(change)
+        self._tasks.add(task)
+        task.add_done_callback(self._completed)
+        await asyncio.shield(task)
+
+    def _completed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.generation += 1
+        if not task.cancelled():
+            task.exception()  # seen here, so that asyncio does not report it when nobody waits any more
+
+
+def not_found(wanted: str) -> ModelNotFound:
+    """The refusal of a name that nothing has."""
+    return ModelNotFound(f"{wanted} is not here", code="model.not_found")
+
+
+def model_too_large(limit: int) -> QuotaExceeded:
+    """The refusal of a model above the limit for one model."""
+    return QuotaExceeded(f"a model may have up to {limit} bytes", code="quota.model_size")
+
+
+def _no_memory(wanted: int, free: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"the enclave has {free} bytes left for models, and this needs {wanted}",
+        code="quota.memory",
+        hint="delete or unload a model first",
+    )

@@ -1,0 +1,198 @@
+"""Serving the application on a socket until told to stop.
+
+uvicorn runs the loop of accepting and of shutting down; every connection begins as whatever the caller's
+protocol factory makes, which in production is attested TLS around `http.EnclaveHttpProtocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import uvicorn
+
+from blindai.enclave.http import EnclaveHttpProtocol
+from blindai.errors import ConfigurationError
+from blindai.wire.problems import PLATFORM_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from uvicorn.server import ServerState
+
+    from blindai.enclave.app import Application
+    from blindai.enclave.config import EnclaveConfig
+
+BACKLOG: Final = 1024
+
+_log = structlog.get_logger("blindai.enclave")
+
+
+class EnclaveServer(uvicorn.Server):
+    """uvicorn's server without its signal handling and log lines, and with a word when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # The first tick sets the headers common to all responses; a request may come before it.
+        await self.on_tick(0)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are `serve`'s business: uvicorn would raise them again after a clean end."""
+        yield
+
+
+async def serve(
+    application: Application,
+    *,
+    config: EnclaveConfig,
+    protocol_factory: Callable[[Callable[[], asyncio.Protocol]], asyncio.Protocol],
+    host: str,
+    port: int,
+    ready: Callable[[str, int], None],
+    simulated: bool = False,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until `stop` is set; then let requests in progress finish.
+
+    Args:
+        application: what to serve; closed at the end.
+        config: its configuration.
+        protocol_factory: makes the protocol of a new connection, given what makes the HTTP protocol inside it.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        ready: told the address once connections are accepted.
+        simulated: say on every response that the platform is simulated.
+        stop: another way to stop, besides signals.
+
+    Raises:
+        ConfigurationError: `configuration.address`, when the address cannot be listened on.
+    """
+    listener = listen(host, port)
+    address = listener.getsockname()
+    settings = uvicorn.Config(
+        application,
+        http=_connections(application, config, protocol_factory),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        headers=[(PLATFORM_HEADER, "simulated")] if simulated else [],
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=-(-config.timeouts.shutdown_ms // 1000),
+    )
+    server = EnclaveServer(settings, lambda: ready(address[0], address[1]))
+    stop = stop or asyncio.Event()
+    with _stopped_by_signals(stop):
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            application.stop()
+            server.should_exit = True
+            await serving
+        finally:
+            stopping.cancel()
+            listener.close()
+            _abort(server.server_state)
+            await application.close()
+            _log.info("stopped", requests=server.server_state.total_requests)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigurationError: `configuration.address`.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise _no_address(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.settimeout(0)
+    except OSError as error:
+        listener.close()
+        raise _no_address(host, port, error) from error
+    return listener
+
+
+def run(main: Any) -> None:
+    """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def _connections(
+    application: Application,
+    config: EnclaveConfig,
+    protocol_factory: Callable[[Callable[[], asyncio.Protocol]], asyncio.Protocol],
+) -> Any:
+    def create(
+        config_: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None,
+    ) -> asyncio.Protocol:
+        def http() -> EnclaveHttpProtocol:
+            return EnclaveHttpProtocol(
+                config_, server_state, app_state, _loop, application=application, settings=config
+            )
+
+        return protocol_factory(http)
+
+    # uvicorn passes all of these by name.
+    return lambda *, config, server_state, app_state, _loop=None: create(config, server_state, app_state, _loop)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Generator[None, None, None]:
+    loop = asyncio.get_running_loop()
+    handled = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Only the main thread, and no loop on Windows, may watch for signals; the caller's `stop` remains.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop.set)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def _abort(state: ServerState) -> None:
+    """Cut the connections that outlasted their grace."""
+    for connection in list(state.connections):
+        connection.transport.abort()
+
+
+def _no_address(host: str, port: int, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {host}:{port}: {error.strerror or error}",
+        code="configuration.address",
+        hint="is another server running there? choose another port",
+    )

@@ -1,0 +1,194 @@
+"""Errors on the wire: one table from stable codes to HTTP statuses and error classes, read by both ends.
+
+A problem is the JSON object `{"error": message, "code": code}`, with `"hint"` where there is one and the
+figures of a budget where the error has them. The server turns an error into a status with `status_of` and
+into a body with `problem_body`; the client turns both back into the same class with `error_from`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from blindai.errors import (
+    AuthenticationError,
+    BlindAIError,
+    BudgetExhausted,
+    InvalidInput,
+    InvalidModel,
+    LeaseExpired,
+    LeaseStopped,
+    ModelNotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unavailable,
+)
+
+CONTENT_TYPE: Final = "application/json"
+PLATFORM_HEADER: Final = "blindai-platform"
+
+# A problem is a sentence and a code. A longer body is not one of ours and is not worth parsing.
+MAX_PROBLEM_BYTES: Final = 64 * 1024
+
+
+class Problem(NamedTuple):
+    """What one code means: the HTTP status it travels with and the class it is raised as."""
+
+    status: int
+    kind: type[BlindAIError]
+
+
+PROBLEMS: Final[dict[str, Problem]] = {
+    # Framing and routing of HTTP itself.
+    "http.request": Problem(400, InvalidInput),
+    "http.target": Problem(400, InvalidInput),
+    "http.content_length": Problem(400, InvalidInput),
+    "http.transfer_encoding": Problem(400, InvalidInput),
+    "http.trailers": Problem(400, InvalidInput),
+    "http.upgrade": Problem(400, InvalidInput),
+    "http.pipelining": Problem(400, InvalidInput),
+    "http.not_found": Problem(404, InvalidInput),
+    "http.method": Problem(405, InvalidInput),
+    "http.not_acceptable": Problem(406, InvalidInput),
+    "http.timeout": Problem(408, Unavailable),
+    "http.url_too_long": Problem(414, InvalidInput),
+    "http.content_encoding": Problem(415, InvalidInput),
+    "http.expect": Problem(417, InvalidInput),
+    "http.headers_too_large": Problem(431, InvalidInput),
+    # Models. What is wrong with a file itself is any other `model.*` code: 400, InvalidModel.
+    "model.id": Problem(400, InvalidInput),
+    "model.version": Problem(400, InvalidInput),
+    "model.not_found": Problem(404, ModelNotFound),
+    "model.not_loaded": Problem(404, ModelNotFound),
+    "model.version_exists": Problem(409, InvalidModel),
+    "model.content_type": Problem(415, InvalidModel),
+    # Limits: 413 where another request would fit, 507 where the enclave itself is full.
+    "quota.body": Problem(413, QuotaExceeded),
+    "quota.model_size": Problem(413, QuotaExceeded),
+    "quota.memory": Problem(507, QuotaExceeded),
+    "quota.models": Problem(507, QuotaExceeded),
+    "quota.run_time": Problem(504, QuotaExceeded),
+    # The state of the server.
+    "busy": Problem(503, Unavailable),
+    "stopping": Problem(503, Unavailable),
+    "internal": Problem(500, BlindAIError),
+    "gate.already_open": Problem(409, InvalidInput),
+}
+
+# Codes that the table does not list take the status and the class of their family.
+FAMILIES: Final[dict[str, Problem]] = {
+    "input": Problem(400, InvalidInput),
+    "http": Problem(400, InvalidInput),
+    "model": Problem(400, InvalidModel),
+    "quota": Problem(429, QuotaExceeded),
+    "authentication": Problem(401, AuthenticationError),
+    "permission": Problem(403, PermissionDenied),
+    "unavailable": Problem(503, Unavailable),
+}
+
+_BY_CLASS: Final[tuple[Problem, ...]] = (
+    Problem(400, InvalidInput),
+    Problem(400, InvalidModel),
+    Problem(401, AuthenticationError),
+    Problem(402, BudgetExhausted),
+    Problem(403, PermissionDenied),
+    Problem(403, LeaseStopped),
+    Problem(403, LeaseExpired),
+    Problem(404, ModelNotFound),
+    Problem(429, QuotaExceeded),
+    Problem(503, Unavailable),
+)
+
+_BY_STATUS: Final[dict[int, type[BlindAIError]]] = {
+    401: AuthenticationError,
+    403: PermissionDenied,
+    404: ModelNotFound,
+    408: Unavailable,
+    413: QuotaExceeded,
+    429: QuotaExceeded,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: QuotaExceeded,
+}
+
+_LEASE: Final[dict[str, type[LeaseStopped | LeaseExpired]]] = {
+    LeaseStopped.default_code: LeaseStopped,
+    LeaseExpired.default_code: LeaseExpired,
+}
+
+
+class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The JSON object of a problem."""
+
+    error: str
+    code: str
+    hint: str = ""
+    used: int = 0
+    granted: int = 0
+    request_id: str = ""
+    state: str = ""
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(ProblemBody)
+
+
+def status_of(error: BlindAIError) -> int:
+    """The HTTP status `error` travels with: by its code, else its code's family, else its class, else 500."""
+    known = PROBLEMS.get(error.code) or FAMILIES.get(error.code.partition(".")[0])
+    if known is not None:
+        return known.status
+    return next((problem.status for problem in _BY_CLASS if isinstance(error, problem.kind)), 500)
+
+
+def problem_body(error: BlindAIError) -> bytes:
+    """Encode `error` as the JSON body of its response."""
+    if isinstance(error, BudgetExhausted):
+        return _encoder.encode(
+            ProblemBody(
+                error=error.message,
+                code=error.code,
+                hint=error.hint,
+                used=error.used,
+                granted=error.granted,
+                request_id=error.request_id,
+                state=error.state,
+            )
+        )
+    return _encoder.encode(ProblemBody(error=error.message, code=error.code, hint=error.hint))
+
+
+def error_from(status: int, body: bytes) -> BlindAIError:
+    """Rebuild the error that a response with `status` (>= 400) and `body` stands for.
+
+    A body that is no problem of ours (a proxy's page, say) becomes an error of the status' class with the
+    code `http.status`; its text is not repeated.
+    """
+    try:
+        problem = _decoder.decode(body) if len(body) <= MAX_PROBLEM_BYTES else None
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        problem = None
+    if problem is None:
+        kind = _BY_STATUS.get(status, InvalidInput if status < 500 else Unavailable)
+        return kind(f"the server answered with HTTP status {status} and no reason", code="http.status")
+    if problem.code == BudgetExhausted.default_code:
+        return BudgetExhausted(
+            problem.error,
+            used=problem.used,
+            granted=problem.granted,
+            request_id=problem.request_id,
+            state=problem.state,
+            hint=problem.hint,
+        )
+    return _kind_of(problem.code, status)(problem.error, code=problem.code, hint=problem.hint)
+
+
+def _kind_of(code: str, status: int) -> type[BlindAIError]:
+    if code in _LEASE:
+        return _LEASE[code]
+    known = PROBLEMS.get(code) or FAMILIES.get(code.partition(".")[0])
+    if known is not None:
+        return known.kind
+    return _BY_STATUS.get(status, BlindAIError)
