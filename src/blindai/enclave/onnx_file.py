@@ -148,7 +148,7 @@ class _Type(msgspec.Struct):
 class _Reader:
     """Walks the messages of one file.
 
-    A field that should occur once and occurs twice counts as Protocol Buffers says: messages merge, the last string wins.
+    Where a field that should occur once occurs twice, Protocol Buffers decides: messages merge, the last string wins.
     """
 
     def __init__(self, data: memoryview) -> None:
