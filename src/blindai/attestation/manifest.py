@@ -143,7 +143,10 @@ class Table:
         Raises:
             ConfigurationError: `policy.type`.
         """
-        for index, value in enumerate(self.get(key, list, [])):
+        values = self._data.get(key, [])
+        if not isinstance(values, list):
+            raise self.error(key, "type", f"{key!r} must be written as tables [[{key}]], this is {_kind(values)}")
+        for index, value in enumerate(values):
             path = (*self.path, key, index)
             if not isinstance(value, dict):
                 message = f"{key!r} must be written as tables [[{key}]], element {index + 1} is {_kind(value)}"
@@ -163,7 +166,7 @@ class Table:
 
 def choices(given: str, allowed: Iterable[str]) -> str:
     """The end of a sentence that refuses `given`: what was probably meant, and what is allowed."""
-    names = list(allowed)
+    names = [str(name) for name in allowed]
     close = difflib.get_close_matches(given, names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"; {meant}allowed: {', '.join(names)}"
@@ -230,9 +233,13 @@ def _record(value: object, path: Path, lines: dict[Path, int], run: list[str], s
         for index, item in enumerate(value):
             if isinstance(item, str):
                 # An element that is written with escapes is not found, and stays with the line before it.
-                offset = next((at for at in range(offset, len(run)) if item in run[at]), offset)
+                offset = next((at for at in range(offset, len(run)) if _shows(run[at], item)), offset)
             lines.setdefault((*path, index), start + offset)
             _record(item, (*path, index), lines, run, start)
+
+
+def _shows(line: str, item: str) -> bool:
+    return item in (line if "#" in item else line.partition("#")[0])
 
 
 def _kind(value: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from blindai.attestation.reference_values import REGISTER_BYTES
+
 if TYPE_CHECKING:
     from blindai.attestation.policy import Policy
     from blindai.attestation.reference_values import HardwareReference
@@ -68,8 +70,9 @@ def _reference(key: str, reference: HardwareReference) -> Iterator[str]:
     yield f"[[{key}]]"
     yield f"name = {_string(reference.name)}"
     yield f"tee = {_string(reference.tee)}"
-    for register, value in reference.measurements.items():
-        yield f"{register} = {_string(value)}"
+    for register in REGISTER_BYTES[reference.tee]:
+        if register in reference.measurements:
+            yield f"{register} = {_string(reference.measurements[register])}"
     for name, number in reference.numbers().items():
         yield f"{name} = {number}"
     yield ""
