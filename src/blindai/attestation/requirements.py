@@ -264,7 +264,7 @@ class Requirements(msgspec.Struct, frozen=True):
         if deviations:
             first, others = deviations[0], len(candidates) - 1
             place = self.policy.place(key, index, first.key)
-            check.expected = f"{first.expected} ({place})" + (f", or one of {others} others" if others else "")
+            check.expected = f"{first.expected} ({place})" + (f"; {others} more in the policy" if others else "")
             check.got = first.got
         else:
             seen = [f"{register} {self.claims.measurements[register]}" for register in closest.measurements]
