@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -12,7 +11,7 @@ from blindai.wire.datatype import DATATYPES
 from blindai.wire.tensor import Tensor
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
-SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
 
 
 def elements(datatype: str, *, json: bool) -> st.SearchStrategy[Any]:
@@ -29,11 +28,7 @@ def elements(datatype: str, *, json: bool) -> st.SearchStrategy[Any]:
 def tensors(draw: st.DrawFn, *, json: bool, datatype: str | None = None) -> Tensor:
     """A tensor of any shape, empty and scalar ones included, and of any datatype unless one is given."""
     chosen = datatype or draw(st.sampled_from(sorted(DATATYPES)))
-    shape = draw(SHAPES)
-    array = np.empty(shape, DATATYPES[chosen].dtype)
-    flat = array.reshape(-1)
-    for index in range(array.size):
-        flat[index] = draw(elements(chosen, json=json))
+    array = draw(hnp.arrays(DATATYPES[chosen].dtype, SHAPES, elements=elements(chosen, json=json)))
     return Tensor(draw(NAMES), chosen, array)
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensor_strategies import assert_same, tensors
 
 from blindai.errors import InvalidInput
 from blindai.wire.datatype import DATATYPES
@@ -23,6 +22,7 @@ from blindai.wire.tensor import (
     to_binary,
     to_json,
 )
+from tensor_strategies import assert_same, tensors
 
 
 def values(data: list[Any], datatype: str = "FP32") -> Tensor:
@@ -30,6 +30,7 @@ def values(data: list[Any], datatype: str = "FP32") -> Tensor:
 
 
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
+@settings(max_examples=30)
 @given(data=st.data())
 def test_binary_form_comes_back_bit_for_bit(datatype: str, data: st.DataObject) -> None:
     tensor = data.draw(tensors(json=False, datatype=datatype))
@@ -37,6 +38,7 @@ def test_binary_form_comes_back_bit_for_bit(datatype: str, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
+@settings(max_examples=30)
 @given(data=st.data())
 def test_json_form_comes_back_bit_for_bit(datatype: str, data: st.DataObject) -> None:
     tensor = data.draw(tensors(json=True, datatype=datatype))
