@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -484,6 +485,13 @@ def test_the_policy_of_simulation_needs_measurements() -> None:
 def test_a_root_alone_does_not_allow_simulation() -> None:
     policy = Policy.parse(edited("allow_simulated = true", "allow_simulated = false"), "m")
     assert policy.anchors() == (INTEL_SGX_ROOT,)
+
+
+def test_a_copy_with_other_settings_has_another_digest() -> None:
+    policy = Policy.parse(MANIFEST, "m")
+    assert policy.digest == hashlib.sha256(MANIFEST.encode()).hexdigest()
+    copy = dataclasses.replace(policy, chips=())
+    assert copy.digest == hashlib.sha256(copy.to_toml().encode()).hexdigest() != policy.digest
 
 
 def test_both_tees_of_intel_share_one_anchor() -> None:

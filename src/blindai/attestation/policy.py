@@ -114,7 +114,8 @@ class Policy:
     simulated_root: str | None = None
     max_age_seconds: int = 600
     origin: Origin = field(default=Origin(source="the policy"), compare=False)
-    text: str = field(default="", compare=False, repr=False)
+    # Set by `parse` alone: a copy with other settings (dataclasses.replace) must not keep the digest of this text.
+    text: str = field(default="", init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         self._require_code()
@@ -180,7 +181,7 @@ class Policy:
             raise manifest.error("allow_debug", "debug", message)
         tcb = _section(manifest, "tcb", TcbPolicy.__dataclass_fields__)
         default = TcbPolicy()
-        return cls(
+        policy = cls(
             accepted_tees=tuple(
                 _tee(name, manifest.origin, ("accepted_tees", index))
                 for index, name in enumerate(manifest.texts("accepted_tees"))
@@ -200,8 +201,9 @@ class Policy:
             simulated_root=manifest.get("simulated_root", str).lower() if "simulated_root" in manifest else None,
             max_age_seconds=_section(manifest, "resume", ["max_age_seconds"]).get("max_age_seconds", int, 600),
             origin=manifest.origin,
-            text=text,
         )
+        object.__setattr__(policy, "text", text)
+        return policy
 
     @classmethod
     def simulated(cls, root_spki_sha256: str, measurements: Mapping[str, str], *, name: str = "this package") -> Policy:
