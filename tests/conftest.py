@@ -1,0 +1,23 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of evidence from real hardware: `BLINDAI_VECTORS`, else `../shared/vectors`.
+
+    It is no part of the project. Where it is missing, the tests that need it fail: a run without it has not shown
+    that genuine hardware is accepted.
+    """
+    folder = Path(os.environ.get("BLINDAI_VECTORS") or CHECKOUT.parent / "shared" / "vectors")
+    if not (folder / "README.md").is_file():
+        pytest.fail(f"no evidence from real hardware in {folder}: set BLINDAI_VECTORS to the folder that holds it")
+    return folder
