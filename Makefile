@@ -5,6 +5,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
 # The first interpreter that is new enough.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell \
@@ -65,8 +66,11 @@ docs: .venvs/docs/ready  ## Build the documentation into site/
 bench: .venvs/bench/ready  ## Measure, and write docs/benchmarks.md
 	@.venvs/bench/bin/python benchmarks/run.py $(ARGS)
 
-fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate (Linux)
-	@.venvs/fuzz/bin/python fuzz/run.py $(ARGS)
+fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Linux)
+	@for target in tests/fuzz/fuzz_*.py; do \
+		echo "$$target, $(FUZZ_SECONDS) s"; \
+		.venvs/fuzz/bin/python "$$target" -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 $(ARGS) || exit 1; \
+	done
 
 soak: .venvs/dev/ready  ## Many requests and connections; memory and file descriptors must not grow
 	@$(DEV)/python benchmarks/soak.py $(ARGS)
