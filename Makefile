@@ -26,8 +26,9 @@ demo: .venvs/server/ready  ## The whole story on this machine: a prediction insi
 test: .venvs/dev/ready  ## Run the tests
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
-coverage: .venvs/dev/ready  ## Run the tests with branch coverage
+coverage: .venvs/dev/ready  ## Run the tests with branch coverage; the verifiers must be covered in full
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal --cov $(ARGS)
+	@$(DEV)/python -m coverage report --include='*/attestation/verifiers/*' --fail-under=100
 
 # Every check runs, whichever fails.
 lint: .venvs/dev/ready  ## Check format, style, types, layers, locks, licences and texts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -15,7 +16,9 @@ OWN = {"blindai.cli", "blindai.cloud", "blindai.custody", "blindai.demo", "blind
 
 def modules_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nimport json\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Measured without what measures: coverage brings modules of its own into every subprocess.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     return set(json.loads(done.stdout))
 
 
