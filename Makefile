@@ -27,7 +27,7 @@ test: .venvs/dev/ready  ## Run the tests
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 coverage: .venvs/dev/ready  ## Run the tests with branch coverage; the verifiers must be covered in full
-	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal --cov $(ARGS)
+	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS) --cov
 	@$(DEV)/python -m coverage report --include='*/attestation/verifiers/*' --fail-under=100
 
 # Every check runs, whichever fails.
