@@ -8,6 +8,7 @@ InvalidInput, and what was decoded comes back unchanged when it is encoded and d
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +19,7 @@ if __name__ == "__main__":
 
     # The codec must be imported under the instrumentation first, or the fuzzer sees none of its branches.
     with atheris.instrument_imports(include=["blindai.wire"]):
-        import blindai.wire.v2
+        importlib.import_module("blindai.wire.v2")
 
 from blindai.errors import InvalidInput
 from blindai.wire.v2 import decode_request, decode_response, encode_request, encode_response
@@ -30,12 +31,18 @@ if TYPE_CHECKING:
 
 SEEDS = (
     b'{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2],[3,4.5]]}],"outputs":[{"name":"y"}]}',
-    b'{"id":"1","inputs":[{"name":"x","shape":[1],"datatype":"INT64","parameters":{"binary_data_size":8}}],'
-    b'"outputs":[{"name":"y","parameters":{"binary_data":true}}],"parameters":{"binary_data_output":true}}12345678',
-    b'{"inputs":[{"name":"x","shape":[2],"datatype":"BYTES","parameters":{"binary_data_size":9}}]}'
-    b"\x01\x00\x00\x00a\x00\x00\x00\x00",
-    b'{"inputs":[{"name":"x","shape":[],"datatype":"BF16","data":1.5},{"name":"s","shape":[0],"datatype":"BYTES",'
-    b'"data":[]},{"name":"b","shape":[2],"datatype":"BOOL","data":[true,false]}]}',
+    (
+        b'{"id":"1","inputs":[{"name":"x","shape":[1],"datatype":"INT64","parameters":{"binary_data_size":8}}],'
+        b'"outputs":[{"name":"y","parameters":{"binary_data":true}}],"parameters":{"binary_data_output":true}}12345678'
+    ),
+    (
+        b'{"inputs":[{"name":"x","shape":[2],"datatype":"BYTES","parameters":{"binary_data_size":9}}]}'
+        b"\x01\x00\x00\x00a\x00\x00\x00\x00"
+    ),
+    (
+        b'{"inputs":[{"name":"x","shape":[],"datatype":"BF16","data":1.5},{"name":"s","shape":[0],"datatype":"BYTES",'
+        b'"data":[]},{"name":"b","shape":[2],"datatype":"BOOL","data":[true,false]}]}'
+    ),
     b'{"model_name":"m","outputs":[{"name":"y","shape":[1],"datatype":"FP16","data":[NaN]}]}',
 )
 

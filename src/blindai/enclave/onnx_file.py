@@ -138,6 +138,10 @@ class _Damaged(Exception):
     """The bytes are no protocol buffer."""
 
 
+class _Cut(Exception):
+    """A field goes on where its message has ended."""
+
+
 class _Type(msgspec.Struct):
     """A TypeProto: the V2 datatype or the reason there is none, and whether a shape was declared."""
 
@@ -170,6 +174,9 @@ class _Reader:
             self._model()
         except _Damaged as error:
             raise InvalidModel(f"the model file is damaged: {error}", code="model.damaged") from None
+        except _Cut as error:
+            message = f"the model file is cut short: {error}"
+            raise InvalidModel(message, code="model.truncated", hint="upload the whole file") from None
         if not self._has_graph:
             raise InvalidModel("the model file ends before its graph", code="model.truncated")
         self._refuse_foreign_calls()
@@ -198,11 +205,16 @@ class _Reader:
                 continue
             if number == 2 and end - start > MAX_PRODUCER_NAME:
                 _not_onnx(f"it looks like {_TENSORFLOW}", "convert it with tf2onnx")
-            elif number == 7:
-                self._has_graph = True
-                self._graph(start, end, depth=0)
-            elif number == 25:
-                self._function(start, end)
+            elif number in {7, 25}:
+                try:
+                    if number == 7:
+                        self._has_graph = True
+                        self._graph(start, end, depth=0)
+                    else:
+                        self._function(start, end)
+                except _Cut as error:
+                    # The file went on, so nothing was cut off: a length within is wrong.
+                    raise _Damaged(str(error)) from None
 
     def _graph(self, begin: int, stop: int, *, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -354,7 +366,7 @@ class _Reader:
                 length, position = self._varint(position, stop)
                 end = position + length
                 if end > stop:
-                    self._cut(end, stop)
+                    raise _Cut(f"a field goes on to byte {end}, the message around it ends at {stop}")
                 yield key >> 3, wire, position, end
                 position = end
             elif wire == _VARINT:
@@ -363,7 +375,7 @@ class _Reader:
             elif wire in {_FIXED32, _FIXED64}:
                 position += 4 if wire == _FIXED32 else 8
                 if position > stop:
-                    self._cut(position, stop)
+                    raise _Cut(f"a number goes on to byte {position}, the message around it ends at {stop}")
             else:
                 raise _Damaged(f"wire type {wire} at byte {position} of {len(data)}")
 
@@ -371,19 +383,13 @@ class _Reader:
         value = 0
         for shift in range(0, 70, 7):
             if position >= stop:
-                self._cut(position + 1, stop)
+                raise _Cut(f"a number goes on beyond byte {stop}, where the message around it ends")
             byte = self._data[position]
             position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value, position
         raise _Damaged(f"a number longer than 10 bytes before byte {position}")
-
-    def _cut(self, end: int, stop: int) -> NoReturn:
-        if stop == len(self._data):
-            message = f"the model file ends after {stop} bytes, in the middle of a field that ends at byte {end}"
-            raise InvalidModel(message, code="model.truncated", hint="upload the whole file")
-        raise _Damaged(f"a field ends at byte {end}, beyond the message around it")
 
 
 def refuse_type(what: str, name: str, kind: str) -> NoReturn:
