@@ -3,6 +3,8 @@ from __future__ import annotations
 import array
 import sys
 from enum import IntEnum
+from functools import partialmethod
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -60,6 +62,10 @@ def test_literal_integers_reach_both_ends_of_every_integer_type(datatype: str) -
     assert values([limits.min, limits.max], datatype).tolist() == [limits.min, limits.max]
     assert refusal([limits.max + 1], datatype).code == "input.value"
     assert refusal([limits.min - 1], datatype).code == "input.value"
+
+
+def test_small_integers_become_floats() -> None:
+    assert values([1, 2], "FP32").tolist() == [1.0, 2.0]
 
 
 def test_integer_beyond_int64_needs_a_wider_type() -> None:
@@ -186,6 +192,7 @@ def test_list_that_contains_itself_is_refused() -> None:
         [True, 1],
         ["a", 1],
         [np.zeros(2), 1],
+        [np.zeros(2), np.float64(1)],
         [np.zeros(2), np.zeros(2, np.float32)],
         [np.zeros(2), "a"],
         [np.zeros(2), object()],
@@ -371,6 +378,74 @@ def test_array_that_cannot_leave_its_device_is_refused() -> None:
     error = refusal(OnGpu(reachable=False))
     assert error.code == "input.unsupported_type"
     assert "Implicit conversion" in error.message
+
+
+class Private:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        raise ValueError("not for you")
+
+
+def test_array_that_refuses_is_refused() -> None:
+    error = refusal(Private())
+    assert error.code == "input.unsupported_type"
+    assert "not for you" in error.message
+
+
+class StandIn:
+    """As much of torch.Tensor as is used; tests/client/test_torch.py meets the real one where it is installed."""
+
+    def __init__(
+        self, data: np.ndarray[Any, Any], dtype: str, device: str = "cpu", steps: tuple[str, ...] = ()
+    ) -> None:
+        self.data, self.dtype, self.steps = data, dtype, steps
+        self.device, self.layout, self.is_quantized = SimpleNamespace(type=device), "strided", False
+
+    def __array__(self) -> np.ndarray[Any, Any]:
+        raise AssertionError("torch's own conversion knows neither bfloat16 nor gradients")
+
+    def after(self, step: str) -> StandIn:
+        return StandIn(self.data, self.dtype, "cpu" if step == "cpu" else self.device.type, (*self.steps, step))
+
+    detach = partialmethod(after, "detach")
+    cpu = partialmethod(after, "cpu")
+    resolve_conj = partialmethod(after, "resolve_conj")
+    resolve_neg = partialmethod(after, "resolve_neg")
+    contiguous = partialmethod(after, "contiguous")
+
+    def view(self, dtype: str) -> StandIn:
+        assert (self.dtype, dtype) == ("torch.bfloat16", "torch.int16")
+        return StandIn(self.data.view(np.int16), dtype, steps=self.steps)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        assert set(self.steps) == {"detach", "cpu", "resolve_conj", "resolve_neg", "contiguous"}
+        if self.dtype == "torch.float8_e4m3fn":
+            raise TypeError("Got unsupported ScalarType Float8_e4m3fn")
+        return self.data
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(Tensor=StandIn, strided="strided", bfloat16="torch.bfloat16", int16="torch.int16")
+    monkeypatch.setitem(sys.modules, "torch", module)
+
+
+@pytest.mark.usefixtures("torch")
+def test_torch_tensors_are_read() -> None:
+    data = np.ones((2, 3), np.float32)
+    for device in ("cpu", "cuda"):
+        assert values(StandIn(data, "torch.float32", device)) is data
+    bits = np.array([1.0, -2.0], ml_dtypes.bfloat16)
+    datatype, got = read(StandIn(bits, "torch.bfloat16")).values()
+    assert (datatype, bfloat16_to_float(got).tolist()) == ("BF16", [1.0, -2.0])
+    assert "x.to(torch.int64)" in refusal(StandIn(data, "torch.float32"), "INT64").hint
+
+
+@pytest.mark.usefixtures("torch")
+def test_torch_tensors_that_cannot_be_sent_are_refused() -> None:
+    sparse = StandIn(np.ones(2), "torch.float64")
+    sparse.layout = "sparse"
+    for tensor in (sparse, StandIn(np.ones(2), "torch.float64", "meta"), StandIn(np.ones(2), "torch.float8_e4m3fn")):
+        assert refusal(tensor).code == "input.unsupported_type"
 
 
 def test_rank_is_known_of_arrays_only() -> None:

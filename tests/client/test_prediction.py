@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.abc
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from blindai.client.prediction import Output, Prediction
-from blindai.errors import ConfigurationError
+from blindai.errors import BlindAIError, ConfigurationError
 from blindai.wire.datatype import DATATYPES
 from blindai.wire.tensor import Tensor
 from blindai.wire.v2 import InferResponse
@@ -98,4 +100,52 @@ def test_without_torch_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigurationError) as caught:
         output("FP32", np.zeros(1, np.float32)).as_torch()
     assert caught.value.code == "configuration.torch"
+    assert "as_numpy()" in caught.value.hint
+
+
+class BrokenFinder(importlib.abc.MetaPathFinder):
+    """PyTorch is there, but something it needs is not."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'filelock'", name="filelock")
+
+
+def test_broken_torch_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [BrokenFinder(), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError, match="filelock"):
+        output("FP32", np.zeros(1, np.float32)).as_torch()
+
+
+def from_numpy(data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """As much of PyTorch as is used; tests/client/test_torch.py meets the real one where it is installed."""
+    if data.dtype == object:
+        raise TypeError("can't convert np.ndarray of type numpy.object_")
+    assert data.flags.writeable
+    assert data.flags.aligned
+    return data
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(from_numpy=from_numpy, bfloat16=ml_dtypes.bfloat16)
+    monkeypatch.setitem(sys.modules, "torch", module)
+
+
+@pytest.mark.usefixtures("torch")
+def test_torch_gets_memory_that_it_may_write() -> None:
+    data = np.array([1.5], np.float32)
+    assert output("FP32", data).as_torch() is data
+    data.flags.writeable = False
+    copied = output("FP32", data).as_torch()
+    assert copied.tolist() == [1.5]
+    assert output("BF16", np.array([0x3FC0], np.uint16)).as_torch().tolist() == [1.5]
+
+
+@pytest.mark.usefixtures("torch")
+def test_what_torch_does_not_have_is_refused() -> None:
+    with pytest.raises(BlindAIError) as caught:
+        output("BYTES", np.array([b"a"], dtype=object)).as_torch()
+    assert caught.value.code == "output.datatype"
     assert "as_numpy()" in caught.value.hint

@@ -184,7 +184,7 @@ def _read_list(value: list[Any] | tuple[Any, ...]) -> Value:
     if kinds == {Kind.INTEGER, Kind.FLOAT}:
         kinds = {Kind.FLOAT}
     if len(kinds) > 1:
-        names = ", ".join(sorted(kind.__name__ for kind in types))
+        names = ", ".join(sorted(map(_name, types)))
         raise InvalidInput(f"a list mixes {names}", code="input.unsupported_type", hint="use one type throughout")
     if any(issubclass(kind, np.generic) for kind in types):
         # Inside a list NumPy's scalars are numbers like others: [x.mean(), 0.5] is a list of floats.
@@ -216,12 +216,12 @@ def _unroll(value: list[Any] | tuple[Any, ...]) -> tuple[tuple[int, ...], list[A
 
 def _stack(leaves: list[Any], shape: tuple[int, ...], types: set[type]) -> Array:
     """One array from a list of arrays."""
+    if any(_scalar_kind(kind) is not None for kind in types):
+        names = ", ".join(sorted(map(_name, types)))
+        raise InvalidInput(f"a list mixes {names}", code="input.unsupported_type", hint="use one type throughout")
     for leaf in leaves:
         if not is_array(leaf):
             raise _unsupported(type(leaf))
-    if any(_scalar_kind(kind) is not None for kind in types):
-        message = "a list mixes arrays and numbers"
-        raise InvalidInput(message, code="input.unsupported_type", hint="use one type throughout")
     arrays = [_read_array(leaf) for leaf in leaves]
     datatypes = sorted({array.datatype for array in arrays})
     if len(datatypes) > 1:

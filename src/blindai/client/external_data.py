@@ -17,6 +17,7 @@ MAX_DEPTH: Final = 100
 """Messages inside messages: the limit of the protobuf libraries, so nothing deeper could be loaded anyway."""
 
 _MAX_VARINT_BYTES: Final = 10
+_AGAIN: Final = "export or download it once more"
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 # For each message on the way to a tensor: the fields that lead on, and the message they hold.
@@ -52,15 +53,16 @@ def external_data(file: BinaryIO, size: int) -> dict[str, int]:
         size: its length in bytes.
 
     Returns:
-        Locations as the model gives them, unchecked: they may lead anywhere.
+        Locations as the model gives them but for a leading `./`, unchecked: they may lead anywhere.
 
     Raises:
-        InvalidModel: `model.malformed`, the file is cut short or is not made of protobuf fields, or has no graph.
+        InvalidModel: `model.truncated`, the file ends inside a field or before its graph; `model.damaged`, it is not
+            made of protobuf fields, or says nonsense about its tensors; `model.too_complex`.
     """
     walk = _Walk(file)
     walk.message("Model", size, 0)
     if not walk.has_graph:
-        raise _malformed("it has no graph")
+        raise _truncated()
     return walk.needed
 
 
@@ -76,7 +78,8 @@ class _Walk:
     def message(self, kind: str, end: int, depth: int) -> None:
         """Walk the message of this kind that goes on to `end`."""
         if depth > MAX_DEPTH:
-            raise _malformed(f"its messages are nested more than {MAX_DEPTH} deep")
+            message = f"the model's graphs are nested too deep: more than {MAX_DEPTH} messages"
+            raise InvalidModel(message, code="model.too_complex")
         leads = _LEADS[kind]
         entries: dict[str, str] = {}
         external = False
@@ -105,19 +108,19 @@ class _Walk:
                 self._require_inside(stop, end)
                 self._skip_to(stop)
             else:
-                raise _malformed("it is not made of protobuf fields")
+                raise _damaged("it is not made of protobuf fields")
         self._require_inside(self._position, end)
         if external:
             self._need(entries)
 
     def _need(self, entries: dict[str, str]) -> None:
-        location = entries.get("location", "")
+        location = entries.get("location", "").removeprefix("./")
         if not location:
-            raise _malformed("a tensor is in another file without a name")
+            raise _damaged("a tensor is in another file without a name")
         try:
             needed = _number(entries.get("offset", "0")) + _number(entries.get("length", "0"))
         except ValueError:
-            raise _malformed("the place of a tensor in another file is not a number") from None
+            raise _damaged("the place of a tensor in another file is not a number") from None
         self.needed[location] = max(needed, self.needed.get(location, 0))
 
     def _entry(self, end: int) -> tuple[str, str]:
@@ -126,13 +129,13 @@ class _Walk:
         while self._position < end:
             key = self._varint()
             if key & 7 != _LENGTH_DELIMITED:
-                raise _malformed("it is not made of protobuf fields")
+                raise _damaged("it is not made of protobuf fields")
             length = self._varint()
             self._require_inside(self._position + length, end)
             try:
                 texts[key >> 3] = self._read(length).decode()
             except UnicodeDecodeError:
-                raise _malformed("a name in it is not text") from None
+                raise _damaged("a name in it is not text") from None
         return texts[_ENTRY_KEY], texts[_ENTRY_VALUE]
 
     def _varint(self) -> int:
@@ -142,12 +145,12 @@ class _Walk:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise _malformed("it is not made of protobuf fields")
+        raise _damaged("it is not made of protobuf fields")
 
     def _read(self, length: int) -> bytes:
         data = self._file.read(length)
         if len(data) != length:
-            raise _malformed("it ends too early")
+            raise _truncated()
         self._position += length
         return data
 
@@ -157,7 +160,7 @@ class _Walk:
 
     def _require_inside(self, position: int, end: int) -> None:
         if position > end:
-            raise _malformed("it ends too early")
+            raise _truncated()
 
 
 def _number(text: str) -> int:
@@ -167,6 +170,9 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _malformed(reason: str) -> InvalidModel:
-    hint = "export or download it once more"
-    return InvalidModel(f"the model is no complete ONNX file: {reason}", code="model.malformed", hint=hint)
+def _damaged(reason: str) -> InvalidModel:
+    return InvalidModel(f"the model is no intact ONNX file: {reason}", code="model.damaged", hint=_AGAIN)
+
+
+def _truncated() -> InvalidModel:
+    return InvalidModel("the model's ONNX file ends too early", code="model.truncated", hint=_AGAIN)

@@ -19,6 +19,8 @@ import msgspec
 from blindai.client.external_data import external_data
 from blindai.errors import InvalidModel
 from blindai.wire.bundle import BUNDLE_TYPE, MAX_BUNDLE_FILES, MODEL_FILE, ONNX_TYPE, is_plain_name
+from blindai.wire.model_format import HEAD_BYTES, foreign_format
+from blindai.wire.tensor import quoted
 
 if TYPE_CHECKING:
     import onnx
@@ -30,27 +32,6 @@ CHUNK_BYTES: Final = 1 << 20
 
 MAX_ONNX_BYTES: Final = 2**31 - 1
 """The largest message that protobuf libraries read; larger models keep their weights in other files."""
-
-_EXPORT: Final = "export it to ONNX: torch.onnx.export for PyTorch, tf2onnx for TensorFlow, skl2onnx for scikit-learn"
-
-# How files that are often taken for ONNX begin: (offset, bytes, what it is).
-_FOREIGN: Final[tuple[tuple[int, bytes, str], ...]] = (
-    (0, b"PK\x03\x04", "a zip file, such as PyTorch and Keras write"),
-    (0, b"PK\x05\x06", "an empty zip file"),
-    (0, b"\x80\x02", "a Python pickle, such as older PyTorch writes"),
-    (0, b"\x80\x03", "a Python pickle"),
-    (0, b"\x80\x04", "a Python pickle"),
-    (0, b"\x80\x05", "a Python pickle"),
-    (0, b"GGUF", "a GGUF file, as llama.cpp reads"),
-    (5, b'\0\0\0{"', "a safetensors file, which holds weights but no model"),
-    (0, b"\x89HDF", "an HDF5 file, such as older Keras writes"),
-    (0, b"\x1f\x8b", "a gzip file"),
-    (4, b"TFL3", "a TensorFlow Lite file"),
-    (4, b"ORTM", "a file in ONNX Runtime's own format"),
-    (0, b"<", "text, perhaps a web page"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched (git lfs pull)"),
-)
-_HEAD_BYTES: Final = 64
 
 # ustar writes a length as 11 octal digits; GNU's header can state more, but holds shorter names.
 _USTAR_LIMIT: Final = 8**11
@@ -119,13 +100,14 @@ class ModelBody:
                 `onnx.ModelProto` that holds all its weights.
 
         Raises:
-            InvalidModel: `model.file_missing`, `model.file_type`, `model.file_unreadable`, `model.empty`,
-                `model.not_onnx`, `model.malformed`, `model.too_large`, `model.external_data_missing`,
-                `model.external_data_location`, `model.external_data_truncated`, `model.changed`.
+            InvalidModel: `model.file_missing`, `model.file_type`, `model.file_unreadable`, `model.changed`,
+                `model.empty`, `model.not_onnx`, `model.truncated`, `model.damaged`, `model.too_complex`,
+                `model.too_large`, `model.external_data_missing`, `model.external_data_path`,
+                `model.external_data_truncated`.
         """
         model, path = _model_part(source)
-        _require_onnx(model)
         try:
+            _require_onnx(model)
             with model.open() as file:
                 needed = external_data(file, model.size)
             return cls((model, *_external_parts(path, needed)))
@@ -147,7 +129,7 @@ class ModelBody:
             yield from self._parts[0].chunks()
             return
         for part in self._parts:
-            yield _tar_header(part)
+            yield _tar_header(part.name, part.size)
             yield from part.chunks()
             if part.size % tarfile.BLOCKSIZE:
                 yield bytes(-part.size % tarfile.BLOCKSIZE)
@@ -193,14 +175,10 @@ def _require_onnx(model: _Part) -> None:
     where = str(model.content) if isinstance(model.content, Path) else "the model"
     if not model.size:
         raise _refuse("model.empty", f"{where} is empty")
-    try:
-        with model.open() as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise _unreadable(error) from error
-    for offset, magic, what in _FOREIGN:
-        if head[offset : offset + len(magic)] == magic:
-            raise _refuse("model.not_onnx", f"{where} is {what}, not an ONNX file", _EXPORT)
+    with model.open() as file:
+        foreign = foreign_format(file.read(HEAD_BYTES))
+    if foreign is not None:
+        raise _refuse("model.not_onnx", f"{where} is {foreign.what}, not an ONNX file", foreign.hint)
     if model.size > MAX_ONNX_BYTES:
         raise _too_large(model.size)
 
@@ -209,10 +187,11 @@ def _external_parts(path: Path | None, needed: dict[str, int]) -> tuple[_Part, .
     """The files that hold the model's weights, in the order of their names."""
     if not needed:
         return ()
-    for location in needed:
+    for location, length in needed.items():
         if not is_plain_name(location) or location == MODEL_FILE:
-            message = f"the model keeps weights in {location!r}, which is not the name of another file beside it"
-            raise _refuse("model.external_data_location", message, "save it with its data files in its own folder")
+            message = f"the model keeps weights in {quoted(location)}, which is not the name of another file beside it"
+            raise _refuse("model.external_data_path", message, "save it with its data files in its own folder")
+        _tar_header(location, length)
     if path is None:
         message = f"the model keeps its weights in other files: {_listed(needed)}"
         raise _refuse("model.external_data_missing", message, "give the model's path instead of its content")
@@ -233,30 +212,28 @@ def _external_part(path: Path, location: str, needed: int) -> _Part:
     target = file.resolve()
     if not any(target.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent)):
         message = f"the data file {file} is a link to {target}, outside the model's folder"
-        raise _refuse("model.external_data_location", message, "put the file itself there")
+        raise _refuse("model.external_data_path", message, "put the file itself there")
     size = file.stat().st_size
     if size < needed:
         message = f"the data file {file} has {size} bytes, the model needs {needed} of it"
         raise _refuse("model.external_data_truncated", message, "copy or download it once more")
-    part = _Part(location, size, file)
-    _tar_header(part)
-    return part
+    return _Part(location, size, file)
 
 
-def _tar_header(part: _Part) -> bytes:
+def _tar_header(name: str, size: int) -> bytes:
     """One block, the same for the same name and length: no times, no owners."""
-    member = tarfile.TarInfo(part.name)
-    member.size = part.size
+    member = tarfile.TarInfo(name)
+    member.size = size
     try:
-        if part.size < _USTAR_LIMIT:
+        if size < _USTAR_LIMIT:
             header = member.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
         else:
             header = member.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
     except ValueError:
         header = b""
     if len(header) != tarfile.BLOCKSIZE:
-        message = f"the name of the data file {part.name!r} is too long"
-        raise _refuse("model.external_data_location", message, "at most 100 bytes")
+        message = f"the name of the data file {quoted(name)} is too long"
+        raise _refuse("model.external_data_path", message, "at most 100 bytes")
     return header
 
 

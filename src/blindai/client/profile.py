@@ -214,12 +214,14 @@ def _why_not(parts: SplitResult) -> str:
 
 def _host(text: str, parts: SplitResult) -> str:
     host = (parts.hostname or "").removesuffix(".")
+    if "%" in host:
+        raise _refuse_address(text, "an IP address with a zone is good on one machine only")
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
         pass  # then it must be a name
     labels = host.split(".")
-    if "[" in parts.netloc or "%" in host:
+    if "[" in parts.netloc:
         raise _refuse_address(text, "the IP address is malformed")
     if len(host) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)):
         raise _refuse_address(text, "the host name is malformed" if host else "the host is missing")
