@@ -20,6 +20,7 @@ PyTorch is never imported: a tensor of it can only be there when its module alre
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
@@ -44,6 +45,9 @@ _SCALARS: Final[tuple[tuple[tuple[type, ...], Kind], ...]] = (
     ((float, np.floating), Kind.FLOAT),
     ((str, bytes, bytearray), Kind.BYTES),
 )
+
+
+_name_of = lru_cache(maxsize=64)(name_of)
 
 
 class Array(msgspec.Struct, frozen=True, eq=False):
@@ -150,6 +154,8 @@ def read(value: object) -> Value:
         InvalidInput: `input.unsupported_type`; `input.shape` for lists of unequal length or too deeply nested;
             `input.value` for text that is not Unicode.
     """
+    if type(value) is np.ndarray:  # what most calls pass
+        return _from_numpy(value, "numpy")
     if isinstance(value, list | tuple):
         return _read_list(value)
     if is_array(value):
@@ -197,10 +203,11 @@ def _unroll(value: list[Any] | tuple[Any, ...]) -> tuple[tuple[int, ...], list[A
     shape = [len(value)]
     level = list(value)
     while level:
-        lists = sum(issubclass(kind, list | tuple) for kind in map(type, level))
-        if lists == 0:
+        types = set(map(type, level))
+        lists = {kind for kind in types if issubclass(kind, list | tuple)}
+        if not lists:
             break
-        lengths = set(map(len, level)) if lists == len(level) else set()
+        lengths = set(map(len, level)) if lists == types else set()
         if len(lengths) != 1:
             found = (
                 "lists and other values" if not lengths else f"lists of {min(lengths)} and of {max(lengths)} elements"
@@ -269,7 +276,7 @@ def _from_numpy(array: NDArray[Any], library: str) -> Array:
     # "T" is NumPy's variable-length text, whose elements become Python's str like the others'.
     if array.dtype.kind in "OSUT":
         return Array("BYTES", _array_of_bytes(array.ravel().tolist()).reshape(array.shape), library)
-    datatype = name_of(array.dtype)
+    datatype = _name_of(array.dtype)
     if datatype is None:
         message = f"arrays of {array.dtype} have no datatype in the Open Inference Protocol"
         raise InvalidInput(message, code="input.unsupported_type", hint=f"it has {', '.join(DATATYPES)}")
