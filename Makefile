@@ -24,10 +24,10 @@ demo: .venvs/server/ready  ## The whole story on this machine: a prediction insi
 	@$(SERVER)/blindai demo $(ARGS)
 
 test: .venvs/dev/ready  ## Run the tests
-	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
+	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 coverage: .venvs/dev/ready  ## Run the tests with branch coverage; the verifiers must be covered in full
-	@$(DEV)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS) --cov
+	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS) --cov
 	@$(DEV)/python -m coverage report --include='*/attestation/verifiers/*' --fail-under=100
 
 # Every check runs, whichever fails.
