@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 
 from blindai.attestation.appraisal import NOT_REACHED, abbreviated, appraise
 from blindai.attestation.attesters.simulated import SimulatedAttester
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.evidence import TEE, Evidence, IntelCollateral
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy, TcbPolicy
 from blindai.attestation.reference_values import CodeReference, HardwareReference
@@ -366,3 +367,73 @@ def test_the_first_of_several_failures_is_raised_and_all_are_recorded(appraise_o
 )
 def test_long_hex_is_abbreviated_for_people(text: str, short: str) -> None:
     assert abbreviated(text) == short
+
+
+# Real processors: the quotes in BLINDAI_VECTORS, each with the report data that it carries.
+
+JULY = datetime(2025, 7, 1, tzinfo=UTC)
+REAL = """\
+version = 1
+accepted_tees = ["intel-sgx", "intel-tdx"]
+
+[[code]]
+name = "td"
+tee = "intel-tdx"
+mrtd = "91eb2b44d141d4ece09f0c75c2c53d247a3c68edd7fafe8a3520c942a604a407de03ae6dc5f87f27428b2538873118b7"
+rtmr1 = "0084452c01668329d4bc06acdf58a7205c26743304509973949e5619bf81a6a7aea8c323c173019b3093d54e579e9378"
+rtmr2 = "d833feef2cd945148aa38ead2c53e9b7f138190aaaebfc551dccd829fc207aa3ba80b70870d7330733642e01d48c3132"
+
+[[code]]
+name = "enclave"
+tee = "intel-sgx"
+mrenclave = "33d8736db756ed4997e04ba358d27833188f1932ff7b1d156904d3f560452fbb"
+
+[[hardware]]
+name = "shape"
+tee = "intel-tdx"
+mrtd = "91eb2b44d141d4ece09f0c75c2c53d247a3c68edd7fafe8a3520c942a604a407de03ae6dc5f87f27428b2538873118b7"
+rtmr0 = "44c0197b39157fdd7a4dcc44767f9d6b0bb3977c7a8e347b8492f827fe9d9e5c48aca29b220b80b6a540cf994b9bc9c0"
+xfam = "e702060000000000"
+"""
+
+
+def appraise_real(vectors: Path, name: str, manifest: str) -> AttestationResult:
+    tee = TEE.INTEL_SGX if name.startswith("sgx") else TEE.INTEL_TDX
+    quote = (vectors / "intel" / f"{name}_quote.bin").read_bytes()
+    collateral = (vectors / "intel" / f"{name}_collateral.json").read_bytes()
+    start = 368 if tee is TEE.INTEL_SGX else 568  # report_data: the end of the report body
+    return appraise(
+        Evidence(tee, quote, msgspec.json.decode(collateral, type=IntelCollateral)),
+        policy=Policy.parse(manifest, "./manifest.toml"),
+        binding=FixedBinding(quote[start : start + 64]),
+        config_digest=CONFIG,
+        now=JULY,
+        not_after=JULY + timedelta(days=1),
+    )
+
+
+def test_a_real_trust_domain_is_accepted_under_the_default_policy(vectors: Path) -> None:
+    result = appraise_real(vectors, "tdx_v4", REAL)
+    assert not result.simulated
+    assert list(outcomes(result).values()) == ["SKIP", *["PASS"] * 9, "SKIP"]
+
+
+def test_a_real_trust_domain_with_other_code(vectors: Path) -> None:
+    with pytest.raises(AttestationError) as caught:
+        appraise_real(vectors, "tdx_v4", REAL.replace('rtmr2 = "d833', 'rtmr2 = "0000'))
+    assert (caught.value.step, caught.value.code) == ("code", "code.unknown")
+    assert caught.value.message == "the enclave is genuine, but runs code you have not approved"
+    assert caught.value.expected == "0000..32 (policy ./manifest.toml, line 9)"
+    assert caught.value.got == "d833..32"
+
+
+def test_a_real_enclave_with_an_open_weakness(vectors: Path) -> None:
+    with pytest.raises(AttestationError) as caught:
+        appraise_real(vectors, "sgx_v3", REAL)
+    assert (caught.value.step, caught.value.code) == ("tcb", "tcb.status")
+    assert caught.value.got == "ConfigurationAndSWHardeningNeeded"
+    listed = REAL + '[tcb]\nstatuses = ["ConfigurationAndSWHardeningNeeded"]\n'
+    assert appraise_real(vectors, "sgx_v3", listed).status is Status.AFFIRMING
+    with pytest.raises(AttestationError) as caught:
+        appraise_real(vectors, "sgx_v3", listed + 'denied_advisories = ["INTEL-SA-00615"]\n')
+    assert (caught.value.step, caught.value.code) == ("tcb", "tcb.advisory")
