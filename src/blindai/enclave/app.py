@@ -140,8 +140,9 @@ class Application:
         """As in ASGI. Only HTTP is served."""
         if scope["type"] != "http":
             raise RuntimeError(f"the enclave serves HTTP, not {scope['type']}")
+        # Starlette raises for a missing address, instead of answering in its own words, when it finds an app.
         # uvicorn and Starlette spell the same ASGI types apart.
-        starlette = (cast("Scope", scope), cast("Receive", receive), cast("Send", send))
+        starlette = ({**cast("Scope", scope), "app": self}, cast("Receive", receive), cast("Send", send))
         try:
             check_path(scope["raw_path"])
             _check_accept(scope["path"], scope["headers"])

@@ -25,8 +25,9 @@ from blindai.enclave.limits import (
     MIN_BODY_BYTES_PER_SECOND,
     Budget,
 )
-from blindai.enclave.reply import Reply, incident, problem_reply
+from blindai.enclave.reply import Reply, incident, problem_headers, problem_reply
 from blindai.errors import BlindAIError, InvalidInput, QuotaExceeded, Unavailable
+from blindai.wire.problems import problem_body, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,20 +129,19 @@ class Exchange(RequestResponseCycle):
             self.transport.close()
             raise
         except Exception as error:  # noqa: BLE001 - the outermost edge: logged as an incident, answered without internals
-            problem = problem_reply(incident(error))
             if self.response_started:
+                incident(error)
                 self.transport.close()
             elif not self.disconnected:
-                await self.send(
-                    {
-                        "type": "http.response.start",
-                        "status": problem.status,
-                        "headers": [(b"content-type", b"application/json"), (b"connection", b"close")],
-                    }
-                )
-                await self.send({"type": "http.response.body", "body": b"".join(problem.buffers), "more_body": False})
+                await self._send_problem(incident(error))
         finally:
             self.on_response = _nothing
+
+    async def _send_problem(self, error: BlindAIError) -> None:
+        body = problem_body(error)
+        headers = [*problem_headers(error), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": status_of(error), "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def send(self, message: ASGISendEvent) -> None:
         """As in ASGI; decides here, before the headers go out, whether the connection can outlive the response."""
