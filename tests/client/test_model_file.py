@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from blindai.client import model_file
 from blindai.client.model_file import CHUNK_BYTES, ModelBody, ModelSource
 from blindai.demo.patients import load_model
+from blindai.enclave.bundle import Bundle
 from blindai.errors import InvalidModel
 from blindai.wire.bundle import MAX_BUNDLE_FILES
 
@@ -229,6 +230,17 @@ def test_data_file_is_bundled(tmp_path: Path) -> None:
     assert list(found) == list(body.files) == ["model.onnx", "model.onnx.data"]
     assert found["model.onnx"] == path.read_bytes()
     assert found["model.onnx.data"] == (tmp_path / "model.onnx.data").read_bytes()
+
+
+def test_enclave_takes_the_bundle_apart(tmp_path: Path) -> None:
+    path = save_external(tmp_path, count=3, one_file=False)
+    bundle = Bundle()
+    for chunk in ModelBody.open(path).chunks():
+        bundle.write(bytes(chunk))
+    assert bundle.files() == (
+        path.read_bytes(),
+        {f"w{index}": (tmp_path / f"w{index}").read_bytes() for index in range(3)},
+    )
 
 
 def test_file_of_another_name_is_bundled_as_the_model(tmp_path: Path) -> None:
