@@ -32,9 +32,9 @@ def value(name: str, datatype: str | int = "FP32", shape: Sequence[int | str] | 
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def external(name: str, location: str | None, *, dims: Sequence[int] = (4,), **entries: int) -> onnx.TensorProto:
-    """A float tensor whose data are in another file; `entries` are its offset and length."""
-    tensor = TensorProto(name=name, dims=dims, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+def external(name: str, location: str | None, **entries: int) -> onnx.TensorProto:
+    """Four floats that are in another file; `entries` are their offset and length in it."""
+    tensor = TensorProto(name=name, dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     for key, text in () if location is None else (("location", location), *entries.items()):
         tensor.external_data.add(key=key, value=str(text))
     return tensor

@@ -8,6 +8,7 @@ environment. Time and address space are bounded by whoever calls: see `Cancellat
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -82,8 +83,10 @@ _PATH: Final = re.compile(r"""(?<![\w.])/[\w.+-]+(?:/[\w.+-]+)+""")
 
 
 @cache
-def _silence() -> None:
-    """Once in a process: nothing is printed on the host's terminal, nothing is reported to anyone."""
+def _isolate() -> None:
+    """Once in a process: nothing is printed on the host's terminal, reported to anyone, or set by the environment."""
+    # With this variable ONNX Runtime takes options from the uploaded model; its native side heeds no argument of ours.
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     onnxruntime.set_default_logger_severity(4)
     onnxruntime.disable_telemetry_events()
 
@@ -99,7 +102,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, *, threads: int = 1) -> None:
         self._threads = threads
-        _silence()
+        _isolate()
 
     def load(self, model: Buffer, external: Mapping[str, Buffer]) -> OnnxRuntimeSession:
         """Loads a model; see `engine.Engine.load`.
@@ -166,10 +169,15 @@ class OnnxRuntimeSession:
         self.outputs = tuple(_specs("output", session.get_outputs(), file.outputs))
         self.memory = memory
         optional = [value for value in session.get_overridable_initializers() if value.type in _DATATYPES]
-        replaceable = _specs("input", optional, file.inputs, required=False)
-        self._signature = Signature((*self.inputs, *replaceable), self.outputs)
+        accepted = (*self.inputs, *_specs("input", optional, file.inputs, required=False))
+        self._signature = Signature(accepted, self.outputs)
         self._session = session
         self._bfloat16 = frozenset(spec.name for spec in self.outputs if spec.datatype == "BF16")
+        if self._bfloat16 and any(spec.datatype == "BYTES" for spec in accepted):
+            # The binding makes no OrtValue of text, and no array of bfloat16.
+            message = "the model takes text and answers in bfloat16, which ONNX Runtime for Python cannot do in one run"
+            hint = "cast the outputs to float32 in the model"
+            raise InvalidModel(message, code="model.unsupported_type", hint=hint)
         # Which outputs come back as an array that is already what a tensor of theirs holds.
         self._converted = frozenset(spec.name for spec in self.outputs if spec.datatype in {"BF16", "BYTES"})
 
