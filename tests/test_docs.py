@@ -1,0 +1,90 @@
+"""The reference pages and the code agree."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import blindai
+from blindai.attestation import policy, reference_values
+from blindai.attestation.claims import FLAGS
+from blindai.channel import gate, statement
+from blindai.channel.keyset import Keyset
+from blindai.enclave.config import EnclaveConfig, Limits, Runtime, Timeouts
+from blindai.wire.problems import PROBLEMS
+
+ROOT = Path(__file__).parents[1]
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text("utf-8")
+
+
+def first_cells(text: str) -> set[str]:
+    """All words in code font in the first cells of tables."""
+    cells = re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_code_of_the_server_is_listed_with_its_status() -> None:
+    listed: dict[str, int] = {}
+    for cell, numbers in re.findall(r"^\| ([^|]*) \| ([0-9, ]+) \|", page("reference/http.md"), re.MULTILINE):
+        codes = [code for code in re.findall(r"`([^`]+)`", cell) if not code.endswith("*")]
+        # A row has one status for all of its codes, or one for each.
+        statuses = [int(number) for number in numbers.split(",")]
+        listed.update(zip(codes, statuses * len(codes) if len(statuses) == 1 else statuses, strict=False))
+    assert listed == {code: problem.status for code, problem in PROBLEMS.items()}
+
+
+@pytest.mark.parametrize("section", [Limits, Timeouts, Runtime], ids=lambda section: section.__name__)
+def test_every_setting_is_listed_with_its_default(section: type[msgspec.Struct]) -> None:
+    text = page("reference/configuration.md")
+    for field in msgspec.structs.fields(section):
+        row = re.search(rf"^\| `{field.name}` \| ([0-9 ]+?)( [KMG]iB)? \|", text, re.MULTILINE)
+        assert row, field.name
+        assert int(row[1].replace(" ", "")) * UNITS.get((row[2] or "").strip(), 1) == field.default, field.name
+
+
+def test_no_setting_is_listed_that_does_not_exist() -> None:
+    known = {
+        field.name for part in (EnclaveConfig, Limits, Timeouts, Runtime) for field in msgspec.structs.fields(part)
+    }
+    assert first_cells(page("reference/configuration.md")) <= known
+
+
+def test_every_key_of_a_manifest_is_described() -> None:
+    text = page("reference/manifest.md")
+    registers = {register for names in reference_values.REGISTER_BYTES.values() for register in names}
+    for key in {*policy._KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *policy.TcbPolicy.__dataclass_fields__}:
+        assert re.search(rf"[`\[.]{key}[`\].]", text), key
+    for status in policy.TCB_STATUSES:
+        assert f"`{status}`" in text or f'"{status}"' in text, status
+    for flag in FLAGS:
+        assert f"`{flag}`" in text or f'"{flag}"' in text, flag
+
+
+def test_the_specification_names_every_field_and_constant() -> None:
+    text = page("protocol/attested-tls.md")
+    fields = {
+        *statement.Statement.__struct_fields__,
+        *Keyset.__struct_fields__,
+        *gate.GateRequest.__struct_fields__,
+    }
+    for name in fields | {*gate.FreshAnswer.__struct_fields__, *gate.ResumedAnswer.__struct_fields__}:
+        assert re.search(rf'[`"]{name}[`"]', text), name
+    domains = {value for name, value in vars(statement).items() if name.endswith("_DOMAIN")}
+    assert domains >= {"blindai/statement/v1", "blindai/resume/v1"}
+    for constant in {*domains, statement.EXPORTER_LABEL.decode(), gate.GATE_PATH}:
+        assert constant in text, constant
+    assert str(gate.MAX_REQUEST_HEAD_BYTES) in text
+    assert str(gate.MAX_REQUEST_BODY_BYTES) in text
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert blindai.__version__ == project["version"]
