@@ -396,6 +396,6 @@ def refuse_type(what: str, name: str, kind: str) -> NoReturn:
     """Raises InvalidModel `model.unsupported_type` for the input or output `name`, which is `kind`."""
     hint = "give it a tensor type that the Open Inference Protocol has"
     if kind.startswith(("a sequence", "a map")) and what == "output":
-        hint = 'convert scikit-learn classifiers with options={"zipmap": False}'
+        hint = 'if it is a classifier of scikit-learn, convert it with options={"zipmap": False}'
     message = f"the model's {what} {quoted(name)} is {kind}, which the Open Inference Protocol cannot carry"
     raise InvalidModel(message, code="model.unsupported_type", hint=hint)
