@@ -94,9 +94,16 @@ class Wire:
         self.send(body)
         return self.response()
 
-    def infer(self, model: str, values: NDArray[Any]) -> Response:
+    def begin_infer(self, model: str, values: NDArray[Any]) -> Callable[[], Response]:
+        """Send an inference request; the result waits for its response."""
         body, length = binary_request(values)
-        return self.request("POST", f"/v2/models/{model}/infer", body, f"Inference-Header-Content-Length: {length}")
+        headers = (f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}")
+        self.head("POST", f"/v2/models/{model}/infer", *headers)
+        self.send(body)
+        return self.response
+
+    def infer(self, model: str, values: NDArray[Any]) -> Response:
+        return self.begin_infer(model, values)()
 
     def response(self, *, head: bool = False) -> Response:
         """The next response; 100 Continue is a response too."""

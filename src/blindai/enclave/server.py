@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +87,7 @@ async def serve(
         lifespan="off",
         interface="asgi3",
         log_config=None,
+        log_level=logging.CRITICAL,  # what there is to say is said below, in the enclave's own log
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -107,6 +109,8 @@ async def serve(
         finally:
             stopping.cancel()
             listener.close()
+            if server.server_state.connections:
+                _log.warning("cut_connections", connections=len(server.server_state.connections))
             _abort(server.server_state)
             await application.close()
             _log.info("stopped", requests=server.server_state.total_requests)

@@ -1,0 +1,98 @@
+"""Where runs happen, and how those end that would not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
+from blindai.enclave.inference import header_length_of
+from blindai.errors import InvalidInput
+from enclave_server import RunningServer
+
+Start = Callable[..., RunningServer]
+QUICK = np.full((1, 1), 1, np.float32)
+ENDLESS = np.full((1, 1), 1e12, np.float32)
+
+
+def counts(server: RunningServer) -> tuple[int, int]:
+    """Runs on the event loop, and runs on workers."""
+    metrics = server.application.metrics
+    return server.call(lambda: (metrics._inline, metrics._handed_over))  # type: ignore[no-any-return] # a pair of numbers
+
+
+def test_quick_runs_move_to_the_event_loop_once_tried(start_server: Start, adder: bytes) -> None:
+    server = start_server(EnclaveConfig(runtime=Runtime(inline_us=1_000_000)))
+    server.upload("acme/add", adder)
+    with server.connect() as wire:
+        for _ in range(10):
+            assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
+    assert counts(server) == (7, 3)
+
+
+def test_nothing_runs_on_the_event_loop_where_that_is_off(start_server: Start, adder: bytes) -> None:
+    server = start_server(EnclaveConfig(runtime=Runtime(inline_us=0)))
+    server.upload("acme/add", adder)
+    with server.connect() as wire:
+        for _ in range(10):
+            assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
+    assert counts(server) == (0, 10)
+
+
+def test_a_run_without_end_is_stopped(start_server: Start, slow: bytes) -> None:
+    server = start_server(EnclaveConfig(timeouts=Timeouts(run_ms=200)))
+    server.upload("acme/slow", slow)
+    with server.connect() as wire:
+        wire.infer("acme/slow", ENDLESS).assert_problem(504, "quota.run_time")
+        assert wire.infer("acme/slow", QUICK).status == 200
+
+
+def test_a_run_that_abuses_the_event_loop_is_moved_and_then_stopped(start_server: Start, slow: bytes) -> None:
+    server = start_server(EnclaveConfig(timeouts=Timeouts(run_ms=500), runtime=Runtime(inline_us=10_000)))
+    server.upload("acme/slow", slow)
+    with server.connect() as wire, server.connect() as other:
+        for _ in range(6):
+            assert wire.infer("acme/slow", QUICK).status == 200
+        inline, handed_over = counts(server)
+        assert inline > 0
+        # The sizes are those of the quick ones, so it begins on the loop.
+        body = wire.begin_infer("acme/slow", ENDLESS)
+        assert other.request("GET", "/v2").status == 200
+        assert body().json["code"] == "quota.run_time"
+        # The kind has lost the loop's trust.
+        assert wire.infer("acme/slow", QUICK).status == 200
+        assert counts(server) == (inline, handed_over + 1)
+
+
+def test_the_workers_stop_what_they_run_only_when_asked(start_server: Start, slow: bytes) -> None:
+    server = start_server(EnclaveConfig(timeouts=Timeouts(run_ms=300), runtime=Runtime(workers=2)))
+    server.upload("acme/slow", slow)
+    wires = [server.connect() for _ in range(4)]
+    answers = [wire.begin_infer("acme/slow", ENDLESS if n % 2 else QUICK) for n, wire in enumerate(wires)]
+    assert [answer().status for answer in answers] == [200, 504, 200, 504]
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ([], None),
+        ([(b"content-length", b"5")], None),
+        ([(b"inference-header-content-length", b"5")], 5),
+        ([(b"a", b"b"), (b"inference-header-content-length", b"0")], 0),
+    ],
+)
+def test_header_length(headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+    assert header_length_of(headers) == length
+
+
+@pytest.mark.parametrize(
+    "values", [[b""], [b"-1"], [b"5 "], [b"0x5"], [b"5", b"5"], [b"5", b"6"], [b"\xb2"], [b"9" * 16]]
+)
+def test_header_lengths_that_are_none(values: list[bytes]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        header_length_of([(b"inference-header-content-length", value) for value in values])
+    assert caught.value.code == "input.header_length"
