@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 SGX_EXTENSION = "1.2.840.113741.1.13.1"
-# Worse is further to the right; where parts disagree, the worst counts. Revoked is never accepted.
-RANK = ["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
-        "OutOfDate", "OutOfDateConfigurationNeeded"]  # fmt: skip
+# Worse is further to the right; Revoked is never accepted.
+RANK = ["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"]
 
 
 class Refused(Exception):
@@ -45,7 +44,7 @@ def verify(tee: str, quote: bytes, collateral: dict[str, str] | None, root_spki:
     try:
         require(collateral)
         return _verify(tee, quote, collateral or {}, root_spki, now)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, struct.error) as error:
         raise Refused from error
     except (InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion, x509.ExtensionNotFound) as error:
         raise Refused from error
@@ -83,9 +82,7 @@ def _verify(tee: str, quote: bytes, collateral: dict[str, str], root_spki: str, 
     tcb_signer, *more = _chain(collateral["tcb_info_issuer_chain"], 2)
     qe_signer, *others = _chain(collateral["qe_identity_issuer_chain"], 2)
     require(all(other == root for other in roots + more + others) and crl_issuer == pck_ca)
-    spki = root.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    spki = root.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     require(hashlib.sha256(spki).hexdigest() == root_spki)
     vendor = _name(root).removesuffix(" SGX Root CA")
     _role(root, {f"{vendor} SGX Root CA"}, 1, has_extension=False)
@@ -154,6 +151,9 @@ def _verify(tee: str, quote: bytes, collateral: dict[str, str], root_spki: str, 
         require(attributes >> 28 & 1 and not attributes & ~sum(1 << bit for bit in (16, 27, 28, 30, 31, 63)))
         require(not any(body[600:648]))
     report_data = body[320:384] if sgx else body[520:584]
+    if any(status.startswith("OutOfDate") for status in statuses):
+        needs_configuration = any("Configuration" in status for status in statuses)
+        return Accepted(report_data, "OutOfDateConfigurationNeeded" if needs_configuration else "OutOfDate")
     return Accepted(report_data, max(statuses, key=RANK.index))
 
 
@@ -237,6 +237,8 @@ def _reaches(tcb: dict[str, Any], cpu_svn: bytes, pce_svn: int, tee_tcb_svn: byt
 def _module_status(tcb_info: dict[str, Any], tee_tcb_svn: bytes, body: bytes) -> str:
     svn, major = tee_tcb_svn[:2]
     wanted = tcb_info["tdxModule"]
+    require(len(bytes.fromhex(wanted["mrsigner"])) == 48 and _masked(bytes(8), "00" * 8, wanted["attributesMask"]))
+    require(len(bytes.fromhex(wanted["attributes"])) == 8)
     if major:
         name = f"TDX_{major:02X}"
         wanted = next(x for x in tcb_info["tdxModuleIdentities"] if x["id"].upper() == name)

@@ -52,14 +52,22 @@ def platform(
     )
 
 
-@cache
 def healthy(kind: str = "tdx-v4") -> SimulatedIntel:
     """One platform for all tests that leave it as it is."""
+    return _healthy(kind)
+
+
+def good(kind: str = "tdx-v4") -> Evidence:
+    return _good(kind)
+
+
+@cache  # keyed by the arguments as they are given, hence apart from the defaults above
+def _healthy(kind: str) -> SimulatedIntel:
     return platform(kind)
 
 
 @cache
-def good(kind: str = "tdx-v4") -> Evidence:
+def _good(kind: str) -> Evidence:
     return healthy(kind).attest(REPORT_DATA)
 
 
@@ -120,9 +128,7 @@ def accepted(evidence: Evidence, *, anchors: tuple[Anchor, ...] | None = None, n
     return claims
 
 
-def refused(
-    evidence: Evidence, *, anchors: tuple[Anchor, ...] | None = None, now: datetime = NOW
-) -> AttestationError:
+def refused(evidence: Evidence, *, anchors: tuple[Anchor, ...] | None = None, now: datetime = NOW) -> AttestationError:
     """Verify, see that it was refused, and that the refusal is the one and last check recorded as failed."""
     checks = Checklist()
     with pytest.raises(AttestationError) as caught:

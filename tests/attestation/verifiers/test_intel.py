@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.attestation import simulation
+from tests.attestation.simulation import KINDS, NOW, REPORT_DATA, accepted, good, platform, refused, resigned
 
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE
@@ -15,8 +17,6 @@ from blindai.attestation.simulated.intel import Faults, SimulatedIntel
 from blindai.attestation.verifiers import intel, verify
 from blindai.attestation.verifiers.intel_quote import parse
 from blindai.errors import AttestationError
-from tests.attestation import simulation
-from tests.attestation.simulation import KINDS, NOW, REPORT_DATA, accepted, good, platform, refused, resigned
 
 BODY = {"sgx-v3": 48, "tdx-v4": 48, "tdx-v5": 54}
 SIZE = {"sgx-v3": 384, "tdx-v4": 584, "tdx-v5": 648}
@@ -177,7 +177,9 @@ def test_attributes_that_break_the_tees_promise_are_refused(kind: str, flip: str
     assert simulation.step_and_code(evidence) == ("debug", code)
 
 
-@pytest.mark.parametrize(("kind", "bit"), [("tdx-v4", 1), ("tdx-v4", 20), ("tdx-v4", 40), ("sgx-v3", 3), ("sgx-v3", 40)])
+@pytest.mark.parametrize(
+    ("kind", "bit"), [("tdx-v4", 1), ("tdx-v4", 20), ("tdx-v4", 40), ("sgx-v3", 3), ("sgx-v3", 40)]
+)
 def test_attribute_bits_without_a_name_are_refused(kind: str, bit: int) -> None:
     at = BODY[kind] + {"sgx-v3": 48, "tdx-v4": 120}[kind]
     usual = parse(good(kind).quote).signed[at : at + 8]
@@ -368,7 +370,10 @@ def test_a_known_enclave_is_refused_once_its_collateral_has_expired() -> None:
     source = platform()
     end = accepted(source.attest(REPORT_DATA)).not_after
     late = end + timedelta(seconds=1)
-    assert simulation.step_and_code(source.attest(REPORT_DATA), now=late) == ("endorsements", "endorsements.crl.expired")
+    assert simulation.step_and_code(source.attest(REPORT_DATA), now=late) == (
+        "endorsements",
+        "endorsements.crl.expired",
+    )
 
 
 def test_a_known_enclave_is_refused_without_its_anchor() -> None:

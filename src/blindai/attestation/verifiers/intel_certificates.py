@@ -89,7 +89,7 @@ def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, 
         chain = tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
         canonical = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain)
         for certificate in chain:
-            certificate.extensions  # noqa: B018 - parsed on first access: let it fail here
+            _read_whole(certificate)
     except _UNPARSABLE as error:
         raise refusal("malformed", f"the {what} cannot be parsed", got=str(error)) from error
     if pem not in (canonical, canonical.removesuffix("\n")):
@@ -99,6 +99,19 @@ def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, 
             "malformed", f"the {what} is of the wrong length", expected=f"{length} certificates", got=f"{len(chain)}"
         )
     return chain
+
+
+def _read_whole(certificate: x509.Certificate) -> None:
+    """Have every field parsed now: pyca/cryptography does it on first use, and raises there."""
+    _ = (
+        certificate.subject,
+        certificate.issuer,
+        certificate.extensions,
+        certificate.public_key(),
+        certificate.signature_hash_algorithm,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
 
 
 def spki_sha256(certificate: x509.Certificate) -> str:
@@ -199,7 +212,7 @@ def parse_crl(der_hex: str, issuer: x509.Certificate, *, what: str) -> x509.Cert
             and isinstance(crl.signature_hash_algorithm, hashes.SHA256)
             and crl.is_signature_valid(key)
         )
-        list(crl)
+        _ = (crl.last_update_utc, crl.next_update_utc, [entry.revocation_date_utc for entry in crl])
     except _UNPARSABLE as error:
         raise refusal("malformed", f"the {what} cannot be parsed", got=str(error)) from error
     if not genuine:

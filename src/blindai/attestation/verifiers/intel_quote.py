@@ -42,12 +42,21 @@ _QE_REPORT = struct.Struct("<384s64sH")
 _CERTIFICATION = struct.Struct("<HI")
 _LENGTH = struct.Struct("<I")
 
-# cpu_svn, misc_select, reserved, isv_ext_prod_id, attributes, xfrm, mrenclave, reserved, mrsigner, reserved,
-# config_id, isv_prod_id, isv_svn, config_svn, reserved, isv_family_id, report_data
 _ENCLAVE_REPORT = struct.Struct("<16sI12s16sQ8s32s32s32s32s64sHHH42s16s64s")
-# tee_tcb_svn, mrseam, mrsignerseam, seam_attributes, td_attributes, xfam, mrtd, mrconfigid, mrowner,
-# mrownerconfig, rtmr0..3, report_data
+_ENCLAVE_REPORT_FIELDS = (
+    *("cpu_svn", "misc_select", "reserved_1", "isvextprodid", "attributes", "xfrm", "mrenclave", "reserved_2"),
+    *("mrsigner", "reserved_3", "configid", "isv_prod_id", "isv_svn", "config_svn", "reserved_4", "isvfamilyid"),
+    "report_data",
+)
+_ENCLAVE_MEASUREMENTS = ("mrenclave", "mrsigner", "xfrm", "configid", "isvextprodid", "isvfamilyid")
+_ENCLAVE_SVNS = ("isv_prod_id", "isv_svn", "config_svn")
+
 _TD_REPORT = struct.Struct("<16s48s48s8sQ8s48s48s48s48s48s48s48s48s64s")
+_TD_REPORT_FIELDS = (
+    *("tee_tcb_svn", "mrseam", "mrsignerseam", "seam_attributes", "td_attributes", "xfam"),
+    *("mrtd", "mrconfigid", "mrowner", "mrownerconfig", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report_data"),
+)
+_TD_MEASUREMENTS = tuple(name for name in _TD_REPORT_FIELDS if name.startswith(("mr", "rtmr", "seam_", "xfam")))
 _TD_REPORT_1_5 = struct.Struct("<16s48s")  # tee_tcb_svn_2, mrservicetd
 
 SGX_ATTRIBUTES = {
@@ -283,78 +292,25 @@ class _Fields:
 
 
 def _enclave_report(fields: _Fields) -> _Body:
-    (
-        _,
-        _,
-        _,
-        isv_ext_prod_id,
-        attributes,
-        xfrm,
-        mrenclave,
-        _,
-        mrsigner,
-        _,
-        config_id,
-        isv_prod_id,
-        isv_svn,
-        config_svn,
-        _,
-        isv_family_id,
-        report_data,
-    ) = fields.take(_ENCLAVE_REPORT)
+    values = dict(zip(_ENCLAVE_REPORT_FIELDS, fields.take(_ENCLAVE_REPORT), strict=True))
     return _Body(
-        report_data=report_data,
-        measurements={
-            "mrenclave": mrenclave.hex(),
-            "mrsigner": mrsigner.hex(),
-            "xfrm": xfrm.hex(),
-            "configid": config_id.hex(),
-            "isvextprodid": isv_ext_prod_id.hex(),
-            "isvfamilyid": isv_family_id.hex(),
-        },
-        svns={"isv_prod_id": isv_prod_id, "isv_svn": isv_svn, "config_svn": config_svn},
-        flags=_named(attributes, SGX_ATTRIBUTES),
-        unknown_attributes=_unnamed(attributes, SGX_ATTRIBUTES),
+        report_data=values["report_data"],
+        measurements={name: values[name].hex() for name in _ENCLAVE_MEASUREMENTS},
+        svns={name: values[name] for name in _ENCLAVE_SVNS},
+        flags=_named(values["attributes"], SGX_ATTRIBUTES),
+        unknown_attributes=_unnamed(values["attributes"], SGX_ATTRIBUTES),
     )
 
 
 def _td_report(fields: _Fields) -> _Body:
-    (
-        tee_tcb_svn,
-        mrseam,
-        mrsignerseam,
-        seam_attributes,
-        attributes,
-        xfam,
-        mrtd,
-        mrconfigid,
-        mrowner,
-        mrownerconfig,
-        rtmr0,
-        rtmr1,
-        rtmr2,
-        rtmr3,
-        report_data,
-    ) = fields.take(_TD_REPORT)
+    values = dict(zip(_TD_REPORT_FIELDS, fields.take(_TD_REPORT), strict=True))
+    module_svn, module_version = values["tee_tcb_svn"][:2]
     return _Body(
-        report_data=report_data,
-        measurements={
-            "mrtd": mrtd.hex(),
-            "rtmr0": rtmr0.hex(),
-            "rtmr1": rtmr1.hex(),
-            "rtmr2": rtmr2.hex(),
-            "rtmr3": rtmr3.hex(),
-            "mrseam": mrseam.hex(),
-            "mrsignerseam": mrsignerseam.hex(),
-            "mrconfigid": mrconfigid.hex(),
-            "mrowner": mrowner.hex(),
-            "mrownerconfig": mrownerconfig.hex(),
-            "seam_attributes": seam_attributes.hex(),
-            "xfam": xfam.hex(),
-        },
-        svns={"tdx_module_svn": tee_tcb_svn[0], "tdx_module_version": tee_tcb_svn[1]},
-        flags=_named(attributes, TD_ATTRIBUTES),
-        unknown_attributes=_unnamed(attributes, TD_ATTRIBUTES),
+        report_data=values["report_data"],
+        measurements={name: values[name].hex() for name in _TD_MEASUREMENTS},
+        svns={"tdx_module_svn": module_svn, "tdx_module_version": module_version},
+        flags=_named(values["td_attributes"], TD_ATTRIBUTES),
+        unknown_attributes=_unnamed(values["td_attributes"], TD_ATTRIBUTES),
     )
 
 
