@@ -556,6 +556,8 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "manifest.toml"
     path.write_bytes(b"#" * (MAX_MANIFEST_BYTES + 1))
     not_loaded(path, "too_large")
+    path.write_text(SMALLEST + "#" + "\u20ac" * (MAX_MANIFEST_BYTES // 2), encoding="utf-8")
+    not_loaded(path, "too_large")  # though it has fewer characters than that
     path.write_bytes(b"#" * MAX_MANIFEST_BYTES)
     with pytest.raises(ConfigurationError) as caught:
         Policy.load(path)
