@@ -24,8 +24,9 @@ FLAGS: dict[str, str] = {
     "kl": "the trust domain uses Key Locker",
 }
 
-# Names in `Claims.flags` without which no verifier accepts evidence, or that say nothing about security.
-PROTECTIVE_FLAGS = frozenset({"init", "mode64", "sept_ve_disable"})
+# Names in `Claims.flags` without which no verifier accepts evidence, that only add protection (`icssd`, `lass`), or
+# that say nothing about security.
+PROTECTIVE_FLAGS = frozenset({"init", "mode64", "sept_ve_disable", "icssd", "lass"})
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):

@@ -70,6 +70,7 @@ def test_a_good_quote_is_accepted(kind: str) -> None:
     assert not claims.debug
     assert len(claims.chip_id) == 32
     assert claims.flags["smt"]
+    assert "debug" not in claims.flags
     assert claims.not_after > NOW
 
 
@@ -400,6 +401,13 @@ def test_a_known_enclave_that_turns_to_debug_is_refused(kind: str) -> None:
     quote = signed_again(source, {at: debug})
     evidence = simulation.with_quote(source.attest(REPORT_DATA), quote)
     assert simulation.step_and_code(evidence) == ("debug", "platform.debug")
+
+
+def test_a_simulated_root_taken_for_a_real_one_is_still_called_simulated() -> None:
+    mistaken = msgspec.structs.replace(simulation.anchor(), name="Corporate root", simulated=False)
+    claims = accepted(good(), anchors=(mistaken,))
+    assert claims.simulated
+    assert claims.anchor == "Corporate root"
 
 
 def test_every_refusal_explains_itself() -> None:

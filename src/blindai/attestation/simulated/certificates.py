@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from blindai.attestation.verifiers.intel_certificates import SGX_EXTENSION, Role
+from blindai.attestation.verifiers.intel_certificates import SGX_EXTENSION, SIMULATED_VENDOR, Role
 
-VENDOR = "SIMULATED"
 ORGANISATION = "SIMULATED: not Intel, not hardware"
 
 # Everything is issued as of a day ago, so that a client whose clock is a little behind accepts it.
@@ -140,7 +139,7 @@ def revoke(
 def digest(purpose: str, size: int = 32) -> bytes:
     """A made-up measurement of a part that does not exist here; the same on every simulated platform."""
     algorithm = hashlib.sha256 if size == 32 else hashlib.sha384
-    return algorithm(f"{VENDOR} {purpose}".encode()).digest()
+    return algorithm(f"{SIMULATED_VENDOR} {purpose}".encode()).digest()
 
 
 def pem(*chain: x509.Certificate) -> str:
@@ -152,7 +151,7 @@ def name(role: str) -> x509.Name:
     """The distinguished name of a simulated `role`."""
     return x509.Name(
         [
-            x509.NameAttribute(NameOID.COMMON_NAME, f"{VENDOR} {role}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{SIMULATED_VENDOR} {role}"),
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION),
         ]
     )

@@ -20,7 +20,7 @@ from platformdirs import user_data_dir
 
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.simulated import certificates
-from blindai.attestation.verifiers.intel_certificates import ROOT, spki_sha256
+from blindai.attestation.verifiers.intel_certificates import ROOT, SIMULATED_VENDOR, spki_sha256
 from blindai.errors import ConfigurationError
 
 ROOT_FILE = "intel-root.pem"  # private key and certificate together: one file is created atomically, two are not
@@ -34,7 +34,7 @@ class SimulatedRoot:
         self.key = key
         self.certificate = certificate
         self.anchor = Anchor(
-            name=f"{certificates.VENDOR} {ROOT.names[0]}", spki_sha256=spki_sha256(certificate), simulated=True
+            name=f"{SIMULATED_VENDOR} {ROOT.names[0]}", spki_sha256=spki_sha256(certificate), simulated=True
         )
 
     @classmethod

@@ -273,21 +273,24 @@ def _error(refused: _Refusal, *, expected: str = "", got: str = "") -> Attestati
 def _claims(
     quote: UnverifiedQuote, verdict: _QvlClaims, collateral: CheckedCollateral, windows: Sequence[Window]
 ) -> Claims:
-    platform = {
-        "smt": verdict.platform.pck.smt_enabled,
-        "dynamic_platform": verdict.platform.pck.dynamic_platform,
-        "cached_keys": verdict.platform.pck.cached_keys,
-    }
+    flags = {name: is_set for name, is_set in quote.flags.items() if name != "debug"}
+    for name, value in (
+        ("smt", verdict.platform.pck.smt_enabled),
+        ("dynamic_platform", verdict.platform.pck.dynamic_platform),
+        ("cached_keys", verdict.platform.pck.cached_keys),
+    ):
+        if value != "Undefined":  # processors with one socket do not say
+            flags[name] = value == "True"
     status, date, advisories = _tcb(verdict)
     return Claims(
         tee=quote.tee,
-        simulated=collateral.anchor.simulated,
+        simulated=collateral.simulated,
         anchor=collateral.anchor.name,
         report_data=quote.report_data,
         measurements=quote.measurements,
         svns={**quote.svns, "pce_svn": verdict.platform.pck.pce_svn, "qe_svn": verdict.qe.report.isv_svn},
         debug=quote.debug,
-        flags={**quote.flags, **{name: value == "True" for name, value in platform.items() if value != "Undefined"}},
+        flags=flags,
         tcb_status=status,
         tcb_date=date,
         tcb_evaluation_data_number=verdict.tcb.eval_data_number,

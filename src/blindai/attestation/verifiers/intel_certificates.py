@@ -29,6 +29,8 @@ from cryptography.x509.oid import NameOID
 
 from blindai.errors import AttestationError
 
+SIMULATED_VENDOR = "SIMULATED"  # in place of Intel in the names of a simulated platform
+
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")  # profile specification, section 1.3.5
 
 # What pyca/cryptography raises on bytes that are not the certificate or list they claim to be.

@@ -95,6 +95,8 @@ class CheckedCollateral(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     Attributes:
         anchor: the trust anchor that it ends on.
+        simulated: the anchor or the root itself says so. One is enough, lest a policy that trusts a simulated root
+            as if it were a real one hide it from everybody else.
         root: that root's certificate.
         pck_ca, pck_crl: the issuer of PCK certificates that the collateral speaks of, and what it revoked.
         windows: when each part is valid.
@@ -103,6 +105,7 @@ class CheckedCollateral(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """
 
     anchor: Anchor
+    simulated: bool
     root: x509.Certificate
     pck_ca: x509.Certificate
     pck_crl: x509.CertificateRevocationList
@@ -167,7 +170,7 @@ def _check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) 
     certificates.require_role(pck_ca, certificates.PCK_CA, vendor=vendor)
     for signer in (tcb_signer, qe_signer):
         certificates.require_role(signer, certificates.TCB_SIGNER, vendor=vendor)
-    for certificate in (root, pck_ca, tcb_signer, qe_signer):
+    for certificate in dict.fromkeys((root, pck_ca, tcb_signer, qe_signer)):  # Intel's two signers are one
         certificates.require_issued_by(certificate, root)
 
     root_crl = certificates.parse_crl(collateral.root_ca_crl, root, what="root CA's revocation list")
@@ -187,6 +190,7 @@ def _check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) 
     )
     return CheckedCollateral(
         anchor=anchor,
+        simulated=anchor.simulated or vendor == certificates.SIMULATED_VENDOR,
         root=root,
         pck_ca=pck_ca,
         pck_crl=pck_crl,
@@ -269,7 +273,7 @@ def _anchor_of(root: x509.Certificate, anchors: tuple[Anchor, ...]) -> Anchor:
         got=f"{certificates.common_name(root)} ({fingerprint[:16]}..)",
         likely=(
             "this is a simulated platform, which proves nothing about hardware; a policy must allow its root by name"
-            if certificates.common_name(root).startswith("SIMULATED")
+            if certificates.vendor(root) == certificates.SIMULATED_VENDOR
             else "a forged chain, or the policy names another root"
         ),
     )
