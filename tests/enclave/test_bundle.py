@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindai.enclave.bundle import Bundle, is_plain_name
-from blindai.enclave.limits import MAX_BUNDLE_FILES
+from blindai.enclave.bundle import Bundle
 from blindai.errors import InvalidModel, QuotaExceeded
+from blindai.wire.bundle import MAX_BUNDLE_FILES, is_plain_name
 
 
 def archive(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, form: int = tarfile.USTAR_FORMAT) -> bytes:

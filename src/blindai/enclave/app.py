@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine
-    from blindai.enclave.http import Handler
+    from blindai.enclave.exchange import Handler
 
 _MODEL: Final = "/v2/models/{namespace}/{name}"
 _STORED: Final = "/v2/repository/models/{namespace}/{name}"
@@ -108,7 +108,7 @@ class Application:
         self._generation = self.repository.generation
 
     def direct(self, method: bytes, target: bytes) -> Handler | None:
-        """As `http.Application.direct`: takes inference requests."""
+        """As `exchange.Application.direct`: takes inference requests."""
         if method != b"POST":
             return None
         if self._generation != self.repository.generation or len(self._handlers) > MAX_CACHED_ROUTES:
@@ -133,7 +133,7 @@ class Application:
         return handler
 
     def refused(self, error: BlindAIError) -> None:
-        """As `http.Application.refused`."""
+        """As `exchange.Application.refused`."""
         self.metrics.refused(error.code)
 
     async def __call__(self, scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -12,11 +12,9 @@ import io
 import tarfile
 from typing import Final
 
-from blindai.enclave.limits import MAX_BUNDLE_FILES, MAX_PAX_HEADER_BYTES
+from blindai.enclave.limits import MAX_PAX_HEADER_BYTES
 from blindai.errors import InvalidModel, QuotaExceeded
-
-MODEL_FILE: Final = "model.onnx"
-CONTENT_TYPE: Final = "application/x-tar"
+from blindai.wire.bundle import MAX_BUNDLE_FILES, MODEL_FILE, is_plain_name
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _EMPTY_BLOCK: Final = bytes(_BLOCK)
@@ -128,12 +126,6 @@ class Bundle:
             _check_pax(content)
         else:
             self._files[member.name] = content
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a file's name is relative, goes nowhere else and reads the same on every system."""
-    parts = name.split("/")
-    return name.isprintable() and "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
 
 
 def _check_pax(content: bytes) -> None:

@@ -12,60 +12,31 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from blindai.enclave.exchange import Application, AsgiExchange, DirectExchange, Exchange, Handler, drainable
 from blindai.enclave.limits import (
     LINGER_SECONDS,
     MAX_DRAINED_BYTES,
     MAX_PIPELINED_REQUESTS,
     MIN_BODY_BYTES_PER_SECOND,
-    Budget,
 )
-from blindai.enclave.reply import Reply, incident, problem_headers, problem_reply
+from blindai.enclave.reply import Reply, incident, problem_reply
+from blindai.enclave.request_head import RequestHead, headers_too_large, parser_refusal, refusal
 from blindai.errors import BlindAIError, InvalidInput, QuotaExceeded, Unavailable
-from blindai.wire.problems import problem_body, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import uvicorn
-    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
     from uvicorn.server import ServerState
 
     from blindai.enclave.config import EnclaveConfig
 
-Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
-Handler: TypeAlias = "Callable[[Headers, bytes], Reply | asyncio.Future[Reply]]"
-"""Answers one request given its headers, names in lower case, and its whole body."""
-
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_DEADLINE: Final = float("inf")
-
-
-class Application(Protocol):
-    """What a connection serves: an ASGI application that may take some requests directly.
-
-    Attributes:
-        bodies: memory for the bodies of direct requests, over all connections.
-    """
-
-    bodies: Budget
-
-    def direct(self, method: bytes, target: bytes) -> Handler | None:
-        """What answers this request directly; None for ASGI.
-
-        Raises:
-            BlindAIError: the answer is known already and the body need not be read.
-        """
-
-    def refused(self, error: BlindAIError) -> None:
-        """Told of each request refused before the application saw it."""
-
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None: ...
 
 
 class _Waiting(Enum):
@@ -76,80 +47,6 @@ class _Waiting(Enum):
     BODY = auto()
 
 
-class Exchange(RequestResponseCycle):
-    """One request and its response.
-
-    Attributes:
-        handler: what answers it directly, when its body is complete.
-        reply: the answer, where it was known before the body was read.
-        chunks: the body so far, of a direct request.
-        reserved: bytes taken from the budget for bodies.
-        future: the answer in the making, of a direct request.
-    """
-
-    def __init__(self, protocol: EnclaveHttpProtocol, scope: Any, *, expect_continue: bool, keep_alive: bool) -> None:
-        super().__init__(
-            scope=scope,
-            transport=protocol.response_transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=False,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expect_continue,
-            keep_alive=keep_alive,
-            on_response=protocol.on_response_complete,
-        )
-        self.handler: Handler | None = None
-        self.reply: Reply | None = None
-        self.headers: Headers = ()
-        self.chunks: list[bytes] = []
-        self.received = 0
-        self.length: int | None = 0
-        self.reserved = 0
-        self.future: asyncio.Future[Reply] | None = None
-
-    def drainable(self) -> bool:
-        """Whether the connection stays usable although the rest of the body is not wanted."""
-        if not self.more_body:
-            return True
-        # Told to wait for 100 Continue, the client may send the body now or never (RFC 9110, section 10.1.1).
-        if self.waiting_for_100_continue:
-            return False
-        return self.length is None or self.length - self.received <= MAX_DRAINED_BYTES
-
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the ASGI application; what it fails to answer becomes an incident."""
-        try:
-            await app(self.scope, self.receive, self.send)
-            if not self.response_complete and not self.disconnected:
-                raise RuntimeError("the application ended without a complete response")
-        except asyncio.CancelledError:
-            self.transport.close()
-            raise
-        except Exception as error:  # noqa: BLE001 - the outermost edge: logged as an incident, answered without internals
-            if self.response_started:
-                incident(error)
-                self.transport.close()
-            elif not self.disconnected:
-                await self._send_problem(incident(error))
-        finally:
-            self.on_response = _nothing
-
-    async def _send_problem(self, error: BlindAIError) -> None:
-        body = problem_body(error)
-        headers = [*problem_headers(error), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await self.send({"type": "http.response.start", "status": status_of(error), "headers": headers})
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """As in ASGI; decides here, before the headers go out, whether the connection can outlive the response."""
-        if message["type"] == "http.response.start" and not self.drainable():
-            self.keep_alive = False
-        await super().send(message)
-
-
 class EnclaveHttpProtocol(HttpToolsProtocol):
     """A connection of the enclave's HTTP server.
 
@@ -158,8 +55,6 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         application: what to serve.
         settings: limits and timeouts.
     """
-
-    cycle: Exchange
 
     def __init__(
         self,
@@ -177,13 +72,13 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         self.application = application
         self.limits = settings.limits
         self.timeouts = settings.timeouts
-        self.response_transport: asyncio.Transport = _ResponseTransport(self)
         self.url = b""
+        self._response_transport = _ResponseTransport(self)
+        self._latest: Exchange  # set with the first head; nothing looks at it before
         self._active: Exchange | None = None
         self._queue: deque[Exchange] = deque()
         self._refusal: Reply | None = None
         self._deaf = False
-        self._header_bytes = 0
         self._in_trailers = False
         self._waiting = _Waiting.NOTHING
         self._waiting_since = 0.0
@@ -214,7 +109,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             self._refuse(InvalidInput("this server speaks HTTP/1.1 only", code="http.upgrade"))
         except httptools.HttpParserError as error:
             if not self._deaf:
-                self._refuse(_parser_error(error))
+                self._refuse(parser_refusal(error))
         if self._waiting is not _Waiting.NOTHING and not self._deaf:
             self._watch(before, len(data))
 
@@ -264,56 +159,52 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._deaf:
-            raise _refusal("http.request", "nothing more was expected on this connection")
+            raise refusal("http.request", "nothing more was expected on this connection")
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._header_bytes = 0
         self._in_trailers = False
         self._waiting = _Waiting.HEAD
 
     def on_url(self, url: bytes) -> None:
         self.url += url
         if len(self.url) > self.limits.max_url_bytes:
-            raise _refusal("http.url_too_long", f"the target of a request may have {self.limits.max_url_bytes} bytes")
+            raise refusal("http.url_too_long", f"the target of a request may have {self.limits.max_url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_trailers:
             # They would look like headers to whoever reads them, after all decisions have been made.
-            raise _refusal("http.trailers", "fields after the body are not accepted")
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > self.limits.max_header_bytes or len(self.headers) >= self.limits.max_headers:
-            raise self._headers_too_large()
+            raise refusal("http.trailers", "fields after the body are not accepted")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_trailers = True
-        head = _Head(self.headers, self.parser.get_http_version())
+        head = RequestHead(self.headers, self.parser.get_http_version(), self.limits)
         if not self.url.startswith(b"/"):
-            raise _refusal("http.target", "the target of a request must be a path")
+            raise refusal("http.target", "the target of a request must be a path")
         if self.parser.should_upgrade():
-            raise _refusal("http.upgrade", "this server speaks HTTP/1.1 only")
+            raise refusal("http.upgrade", "this server speaks HTTP/1.1 only")
         exchange = self._exchange(head)
         if self._active is not None:
             if len(self._queue) >= MAX_PIPELINED_REQUESTS:
-                raise _refusal("http.pipelining", f"at most {MAX_PIPELINED_REQUESTS} requests may wait for answers")
+                raise refusal("http.pipelining", f"at most {MAX_PIPELINED_REQUESTS} requests may wait for answers")
             self._queue.append(exchange)
-            if exchange.handler is None:
+            if isinstance(exchange, AsgiExchange):
                 self.flow.pause_reading()
-        self.cycle = exchange
+        self._latest = exchange
         self._waiting = _Waiting.BODY
         if self._active is None:
             self._active = exchange
             self._start(exchange)
 
     def on_body(self, body: bytes) -> None:
-        exchange = self.cycle
+        exchange = self._latest
         exchange.received += len(body)
-        if exchange.response_complete or exchange.reply is not None:
+        if exchange.response_complete or (isinstance(exchange, DirectExchange) and exchange.handler is None):
             if exchange.received - len(body) > MAX_DRAINED_BYTES:
                 self._linger()
-                raise _refusal("http.request", "the rest of the body is not wanted")
-        elif exchange.handler is None:
+                raise refusal("http.request", "the rest of the body is not wanted")
+        elif isinstance(exchange, AsgiExchange):
             super().on_body(body)
         else:
             if exchange.length is None:
@@ -322,39 +213,36 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._waiting = _Waiting.NOTHING
-        exchange = self.cycle
+        exchange = self._latest
         exchange.more_body = False
-        exchange.message_event.set()
         if not exchange.keep_alive:
             self._deaf = True
-        if exchange.handler is not None and exchange is self._active:
+        if isinstance(exchange, AsgiExchange):
+            exchange.message_event.set()
+        elif exchange is self._active and exchange.handler is not None:
             self._run(exchange, exchange.handler)
 
     # From request to response.
 
-    def _exchange(self, head: _Head) -> Exchange:
+    def _exchange(self, head: RequestHead) -> Exchange:
         method = self.parser.get_method()
-        keep_alive = head.version != "1.0" and self.parser.should_keep_alive()
+        options = {
+            "expect_continue": head.expects_continue,
+            "keep_alive": head.version == "1.1" and self.parser.should_keep_alive(),
+        }
         try:
             head.check_negotiable()
             handler = self.application.direct(method, self.url)
             if handler is None:
-                exchange = Exchange(
-                    self,
-                    self._scope(method, head.version),
-                    expect_continue=head.expects_continue,
-                    keep_alive=keep_alive,
-                )
-                exchange.length = head.length
-                return exchange
-            exchange = Exchange(self, None, expect_continue=head.expects_continue, keep_alive=keep_alive)
-            exchange.handler, exchange.headers, exchange.length = handler, self.headers, head.length
+                scope = self._scope(method, head.version)
+                self.cycle = AsgiExchange(self, self._response_transport, scope, head.length, **options)
+                return self.cycle
+            exchange = DirectExchange(handler, self.headers, head.length, **options)
             if head.length:
                 self._reserve(exchange, head.length)
         except BlindAIError as error:
             self.application.refused(error)
-            exchange = Exchange(self, None, expect_continue=head.expects_continue, keep_alive=keep_alive)
-            exchange.length, exchange.reply = head.length, problem_reply(error)
+            exchange = DirectExchange(problem_reply(error), self.headers, head.length, **options)
         return exchange
 
     def _scope(self, method: bytes, version: str) -> dict[str, Any]:
@@ -376,7 +264,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
 
-    def _reserve(self, exchange: Exchange, size: int) -> None:
+    def _reserve(self, exchange: DirectExchange, size: int) -> None:
         if exchange.reserved + size > self.limits.max_body_bytes:
             raise QuotaExceeded(f"the body of a request may have {self.limits.max_body_bytes} bytes", code="quota.body")
         self.application.bodies.take(size)
@@ -384,19 +272,19 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
 
     def _start(self, exchange: Exchange) -> None:
         """Begin to answer the active exchange, as far as can be done now."""
-        if exchange.reply is not None:
-            self._respond(exchange, exchange.reply)
-        elif exchange.handler is None:
+        if isinstance(exchange, AsgiExchange):
             task = self.loop.create_task(exchange.run_asgi(self.app))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
-        elif not exchange.more_body:
+        elif exchange.reply is not None:
+            self._respond(exchange, exchange.reply)
+        elif exchange.handler is not None and not exchange.more_body:
             self._run(exchange, exchange.handler)
         elif exchange.waiting_for_100_continue:
             exchange.waiting_for_100_continue = False
             self.transport.write(_CONTINUE)
 
-    def _run(self, exchange: Exchange, handler: Handler) -> None:
+    def _run(self, exchange: DirectExchange, handler: Handler) -> None:
         """Answer a direct exchange whose body is complete."""
         chunks, exchange.chunks = exchange.chunks, []
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -412,7 +300,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             exchange.future = reply
             reply.add_done_callback(lambda future: self._ran(exchange, future))
 
-    def _ran(self, exchange: Exchange, future: asyncio.Future[Reply]) -> None:
+    def _ran(self, exchange: DirectExchange, future: asyncio.Future[Reply]) -> None:
         exchange.future = None
         error = None if future.cancelled() else future.exception()
         if exchange.disconnected:
@@ -427,12 +315,12 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             reply = future.result()
         self._respond(exchange, reply)
 
-    def _respond(self, exchange: Exchange, reply: Reply) -> None:
+    def _respond(self, exchange: DirectExchange, reply: Reply) -> None:
         """Write the whole response of the active exchange and go on."""
         self._release(exchange)
-        if not exchange.drainable():
+        if not drainable(exchange):
             exchange.keep_alive = False
-        exchange.response_started = exchange.response_complete = True
+        exchange.response_complete = True
         self.transport.writelines(self._render(reply, keep_alive=exchange.keep_alive))
         if not exchange.keep_alive:
             self._close()
@@ -467,7 +355,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             self._active = self._queue.popleft()
             self._start(self._active)
         elif self._refusal is not None:
-            self._write_refusal(self._refusal)
+            self._writerefusal(self._refusal)
         else:
             self._idle_since = self.loop.time()
             self._arm(self._idle_since + self.timeouts.idle_ms / 1000)
@@ -477,13 +365,14 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
     def _refuse(self, error: BlindAIError) -> None:
         """Stop listening, answer what was asked before, then refuse with `error` and close."""
         self._deaf = True
-        if self._waiting is _Waiting.BODY and self.cycle.response_complete:
+        latest = self._latest if self._waiting is _Waiting.BODY else None
+        if latest is not None and latest.response_complete:
             self._close()  # it has had its answer, a second one would be taken for the next request's
             return
         self.application.refused(error)
         reply = problem_reply(error)
         exchange = self._active
-        if self._waiting is _Waiting.BODY and exchange is not None and exchange is self.cycle:
+        if exchange is not None and exchange is latest:
             # It is this request's own body that went wrong.
             started = exchange.response_started
             self._abandon(exchange)
@@ -492,30 +381,28 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
                 self._close()
                 return
             exchange = None
-        elif self._waiting is _Waiting.BODY and self._queue and self._queue[-1] is self.cycle:
+        elif self._queue and self._queue[-1] is latest:
             self._abandon(self._queue.pop())
         if exchange is None:
-            self._write_refusal(reply)
+            self._writerefusal(reply)
         else:
             self._refusal = reply
 
-    def _write_refusal(self, reply: Reply) -> None:
+    def _writerefusal(self, reply: Reply) -> None:
         self._refusal = None
         self.transport.writelines(self._render(reply, keep_alive=False))
         self._linger()
 
     def _abandon(self, exchange: Exchange) -> None:
         """Nobody waits for this response any more."""
-        if not exchange.response_complete:
-            exchange.disconnected = True
-        exchange.message_event.set()
-        if exchange.future is not None:
-            exchange.future.cancel()
-        self._release(exchange)
+        exchange.abandon()
+        if isinstance(exchange, DirectExchange):
+            self._release(exchange)
 
-    def _release(self, exchange: Exchange) -> None:
-        self.application.bodies.give(exchange.reserved)
-        exchange.reserved = 0
+    def _release(self, exchange: DirectExchange) -> None:
+        if exchange.reserved:
+            self.application.bodies.give(exchange.reserved)
+            exchange.reserved = 0
         exchange.chunks = []
 
     def _close(self) -> None:
@@ -533,12 +420,6 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             self._linger_until = self.loop.time() + LINGER_SECONDS
             self._arm(self._linger_until)
 
-    def _headers_too_large(self) -> BlindAIError:
-        return _refusal(
-            "http.headers_too_large",
-            f"a request may have {self.limits.max_headers} headers and {self.limits.max_header_bytes} bytes of them",
-        )
-
     # Time. One timer for each connection; it is moved only when something is due earlier than it.
 
     def _watch(self, before: _Waiting, size: int) -> None:
@@ -549,7 +430,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         else:
             self._waiting_since, self._waiting_bytes = now, 0
         if self._waiting is _Waiting.HEAD and self._waiting_bytes > self.limits.max_header_bytes:
-            self._refuse(self._headers_too_large())
+            self._refuse(headers_too_large(self.limits))
         else:
             self._arm(self._deadline(now))
 
@@ -592,56 +473,6 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class _Head:
-    """What the headers of one request say about its framing.
-
-    Raises:
-        InvalidInput: where two readers could disagree on it.
-    """
-
-    def __init__(self, headers: list[tuple[bytes, bytes]], version: str) -> None:
-        if version not in {"1.0", "1.1"}:
-            raise _refusal("http.request", "this server speaks HTTP/1.1 only")
-        self.version = version
-        self.length: int | None = 0
-        self.expectation = b""
-        self.coding = b"identity"
-        hosts = lengths = codings = 0
-        for name, value in headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                lengths += 1
-                self.length = _content_length(value)
-            elif name == b"transfer-encoding":
-                codings += 1
-                self.length = None
-                if value.lower() != b"chunked" or version == "1.0":
-                    raise _refusal("http.transfer_encoding", "the only transfer coding is chunked, in HTTP/1.1")
-            elif name == b"expect":
-                self.expectation = value.lower()
-            elif name == b"content-encoding":
-                self.coding = value.lower()
-        if lengths + codings > 1:
-            raise _refusal("http.content_length", "the length of the body is given more than once")
-        if hosts != 1 and (hosts or version == "1.1"):
-            raise _refusal("http.request", "a request must have one Host header")
-
-    @property
-    def expects_continue(self) -> bool:
-        return self.expectation == b"100-continue" and self.version == "1.1"
-
-    def check_negotiable(self) -> None:
-        """Refuse what a client may ask for and this server does not do, without harm to the connection."""
-        if self.expectation not in {b"", b"100-continue"}:
-            raise _refusal("http.expect", "the only expectation is 100-continue")
-        if self.coding != b"identity":
-            # A few bytes could unfold into gigabytes, and compressed secrets leak through their length.
-            raise InvalidInput(
-                "compressed bodies are not accepted", code="http.content_encoding", hint="send the body as it is"
-            )
-
-
 class _ResponseTransport(asyncio.Transport):
     """The transport as uvicorn's response cycle sees it: closing leaves the client time to read the response."""
 
@@ -657,29 +488,3 @@ class _ResponseTransport(asyncio.Transport):
 
     def close(self) -> None:
         self._protocol._close()  # noqa: SLF001 - two halves of one thing
-
-
-def _nothing() -> None:
-    """Takes the place of a callback, so that a finished exchange does not keep its connection alive."""
-
-
-def _content_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > 15:
-        raise _refusal("http.content_length", "Content-Length must be a decimal number of bytes")
-    return int(value)
-
-
-def _refusal(code: str, message: str) -> InvalidInput:
-    return InvalidInput(message, code=code)
-
-
-def _parser_error(error: httptools.HttpParserError) -> BlindAIError:
-    """The typed error behind what the parser raised: a callback's own, or one for what the parser found."""
-    if isinstance(error.__context__, BlindAIError):
-        return error.__context__
-    text = str(error).lower()
-    if "content-length" in text or "content_length" in text:
-        return _refusal("http.content_length", "the length of the body is given twice or is no number")
-    if "transfer-encoding" in text:
-        return _refusal("http.transfer_encoding", "the only transfer coding is chunked, in HTTP/1.1")
-    return _refusal("http.request", "this is not an HTTP/1.1 request")

@@ -21,7 +21,7 @@ from blindai.wire import v2
 if TYPE_CHECKING:
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Session
-    from blindai.enclave.http import Headers
+    from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.repository import ModelVersion
 

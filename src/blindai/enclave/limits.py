@@ -35,9 +35,6 @@ MIN_BODY_BYTES_PER_SECOND: Final = 1 * KIB
 # ONNX Runtime copies weights out of the model's bytes; the bytes themselves are kept for a reload after an unload.
 COPIES_WHILE_LOADED: Final = 2
 
-# Members of one bundle. Large exports hold one file for each tensor, a few hundred in practice.
-MAX_BUNDLE_FILES: Final = 4096
-
 # A pax header carries times and owners of the file that follows it.
 MAX_PAX_HEADER_BYTES: Final = 8 * KIB
 

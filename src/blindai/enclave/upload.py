@@ -12,16 +12,17 @@ import hmac
 import io
 from typing import TYPE_CHECKING, Final, Protocol
 
-from blindai.enclave import bundle
+from blindai.enclave.bundle import Bundle
 from blindai.enclave.repository import Content, ModelVersion, Repository, model_too_large
 from blindai.errors import InvalidModel, QuotaExceeded, Unavailable
+from blindai.wire.bundle import BUNDLE_TYPE, ONNX_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from blindai.enclave.model_id import ModelId
 
-FILE_TYPES: Final = ("application/onnx", "application/octet-stream")
+FILE_TYPES: Final = (ONNX_TYPE, "application/octet-stream")
 
 # RFC 9530 algorithms that are safe to rely on; the others of its registry are not.
 _ALGORITHMS: Final = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
@@ -101,7 +102,7 @@ async def receive_model(
         body: the request's body; ends early by raising.
         version: the version's number; None takes the next one.
         length: the body's length where the client gave it.
-        content_type: of `FILE_TYPES` or `bundle.CONTENT_TYPE`, without parameters.
+        content_type: of `FILE_TYPES` or `BUNDLE_TYPE`, without parameters.
         content_digest: the header Content-Digest, if any.
         max_bytes: longest body.
 
@@ -111,17 +112,17 @@ async def receive_model(
         QuotaExceeded: `quota.model_size`, `quota.models`, `quota.memory`.
         Unavailable: when the body is cut; nobody is left to read it.
     """
-    if content_type not in (*FILE_TYPES, bundle.CONTENT_TYPE):
+    if content_type not in (*FILE_TYPES, BUNDLE_TYPE):
         raise InvalidModel(
             "the content type is neither that of an ONNX file nor that of a bundle",
             code="model.content_type",
-            hint=f"send {FILE_TYPES[0]}, or {bundle.CONTENT_TYPE} for a model with external data",
+            hint=f"send {FILE_TYPES[0]}, or {BUNDLE_TYPE} for a model with external data",
         )
     digest = ContentDigest(content_digest)
     with repository.admit(model_id, version=version, size=length or 0) as admission:
         total = 0
         sha256 = hashlib.sha256()
-        files = bundle.Bundle() if content_type == bundle.CONTENT_TYPE else _File()
+        files = Bundle() if content_type == BUNDLE_TYPE else _File()
         try:
             async for chunk in body:
                 total += len(chunk)
