@@ -39,8 +39,12 @@ class _State(Enum):
 class AttestedProtocol(asyncio.Protocol):
     """TLS 1.3, then the gate, then `inner_factory()`'s protocol on the plaintext. Nothing gets past a shut gate."""
 
-    def __init__(self, end: AttestedEnd, inner_factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, end: AttestedEnd, inner_factory: Callable[[], asyncio.Protocol], waiting: set[AttestedProtocol]
+    ) -> None:
+        """`waiting` holds this protocol for as long as its gate is shut."""
         self._end = end
+        self._waiting = waiting
         self._inner_factory = inner_factory
         self._inner: asyncio.Protocol | None = None
         self._identity = end.identity()
@@ -58,6 +62,7 @@ class AttestedProtocol(asyncio.Protocol):
         # uvloop's transports have the interface of asyncio's without descending from it.
         self._transport = cast("asyncio.Transport", transport)
         self._deadline = asyncio.get_running_loop().call_later(GATE_SECONDS, self._too_slow)
+        self._waiting.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._state is _State.CLOSED:
@@ -93,6 +98,7 @@ class AttestedProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _State.CLOSED
         self._deadline.cancel()
+        self._waiting.discard(self)
         if self._answering is not None:
             self._answering.cancel()
         if self._inner is not None:
@@ -224,6 +230,7 @@ class AttestedProtocol(asyncio.Protocol):
     def _open(self) -> None:
         self._state = _State.OPEN
         self._deadline.cancel()
+        self._waiting.discard(self)
         self._answering = None
         self._inner = self._inner_factory()
         self._inner.connection_made(PlaintextTransport(self, self._transport))
@@ -250,6 +257,22 @@ class AttestedProtocol(asyncio.Protocol):
     def _too_slow(self) -> None:
         _log.info("gate_timeout", state=self._state.name)
         self.abandon()
+
+
+class AttestedProtocols:
+    """Makes the protocol of each connection of one attested end, and knows which of them have a shut gate."""
+
+    def __init__(self, end: AttestedEnd) -> None:
+        self._end = end
+        self._waiting: set[AttestedProtocol] = set()
+
+    def __call__(self, inner_factory: Callable[[], asyncio.Protocol]) -> AttestedProtocol:
+        return AttestedProtocol(self._end, inner_factory, self._waiting)
+
+    def close(self) -> None:
+        """Cut the connections whose gate is shut; those past it belong to the inner protocol."""
+        for protocol in list(self._waiting):
+            protocol.abandon()
 
 
 class PlaintextTransport(asyncio.Transport):

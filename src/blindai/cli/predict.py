@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from blindai.cli.console import out, print_json, reported
-from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect
+from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect, open_input
 from blindai.client.prediction import Output, Prediction
 from blindai.errors import InvalidInput
 
@@ -60,7 +60,7 @@ def read_inputs(path: Path) -> Any:
         InvalidInput: `input.file`.
     """
     try:
-        with typer.open_file(str(path), "rb") as file:
+        with open_input(path) as file:
             data = file.read()
         match path.suffix.lower():
             case ".npy":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -33,7 +34,7 @@ MAX_KEY_BYTES = 4096
 
 
 def connect(addr: str | None, policy: Path | None, key_file: Path | None, *, simulation: bool) -> Connection:
-    """Connect and attest.
+    """Connect and attest, and say so if it is to a simulated platform.
 
     Raises:
         BlindAIError: as `Connection`.
@@ -50,12 +51,21 @@ def read_key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        with typer.open_file(str(path), "r") as file:
-            key = file.read(MAX_KEY_BYTES + 1).strip()
+        with open_input(path) as file:
+            key = file.read(MAX_KEY_BYTES + 1).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"the API key cannot be read from {path}: {error}", code="configuration.api_key_file"
         ) from error
     if not key or len(key) > MAX_KEY_BYTES:
         raise ConfigurationError(f"{path} does not hold an API key", code="configuration.api_key_file")
-    return str(key)
+    return key
+
+
+def open_input(path: Path) -> BinaryIO:
+    """The file at `path`, or standard input for `-`.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return open(sys.stdin.fileno(), "rb", closefd=False) if str(path) == "-" else path.open("rb")

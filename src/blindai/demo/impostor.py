@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
-
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import TYPE_CHECKING, Self
 
 from blindai.channel.gate import GATE_PATH
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.tls import TLSFailure, TLSPipe, client_context, server_context
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 # Given the body of the victim's gate request, the body of the answer.
 Answer = Callable[[bytes], bytes]
@@ -88,14 +89,10 @@ class Impostor:
                 return
 
     def _gate_request(self, connection: socket.socket, pipe: TLSPipe) -> bytes:
-        received = b""
-        while True:
-            received += receive(connection, pipe)
-            head, end, body = received.partition(_HEAD_END)
-            if end and len(body) >= content_length(head):
-                with self._lock:
-                    self.gate_requests += 1
-                return body
+        body = receive_message(connection, pipe)
+        with self._lock:
+            self.gate_requests += 1
+        return body
 
 
 class Accomplice:
@@ -115,12 +112,7 @@ class Accomplice:
             head = f"POST {GATE_PATH} HTTP/1.1\r\nHost: enclave\r\nContent-Length: {len(gate_request)}\r\n\r\n"
             pipe.write(head.encode() + gate_request)
             connection.sendall(pipe.outgoing())
-            received = b""
-            while True:
-                received += receive(connection, pipe)
-                answer_head, end, body = received.partition(_HEAD_END)
-                if end and len(body) >= content_length(answer_head):
-                    return body
+            return receive_message(connection, pipe)
 
 
 def receive(connection: socket.socket, pipe: TLSPipe) -> bytes:
@@ -140,6 +132,23 @@ def receive(connection: socket.socket, pipe: TLSPipe) -> bytes:
         if not data:
             return b""
         pipe.feed(data)
+
+
+def receive_message(connection: socket.socket, pipe: TLSPipe) -> bytes:
+    """The body of the next HTTP message.
+
+    Raises:
+        OSError, TLSFailure: the connection ended first.
+    """
+    received = b""
+    while True:
+        plaintext = receive(connection, pipe)
+        if not plaintext:
+            raise ConnectionResetError("the connection ended in the middle of a message")
+        received += plaintext
+        head, end, body = received.partition(_HEAD_END)
+        if end and len(body) >= content_length(head):
+            return body
 
 
 def content_length(head: bytes) -> int:

@@ -13,6 +13,7 @@ class Attester(Protocol):
     Attributes:
         tee: the TEE that signs.
         simulated: no hardware stands behind the evidence. Whoever shows the evidence must say so.
+        quick: `attest` takes microseconds and waits for nothing, so an event loop may call it directly.
     """
 
     @property
@@ -20,6 +21,9 @@ class Attester(Protocol):
 
     @property
     def simulated(self) -> bool: ...
+
+    @property
+    def quick(self) -> bool: ...
 
     def attest(self, report_data: bytes) -> Evidence:
         """Have `report_data`, exactly 64 bytes, signed by the TEE; endorsements come with it.

@@ -28,6 +28,7 @@ class SimulatedAttester:
     """
 
     simulated = True
+    quick = True
 
     def __init__(
         self,

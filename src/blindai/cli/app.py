@@ -1,0 +1,42 @@
+"""The command line as a whole: which commands there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import blindai
+from blindai.cli import demo, measure, models, predict, serve, verify
+
+app = typer.Typer(
+    name="blindai",
+    help="Confidential AI that people can check for themselves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 attestation refused, 4 not found, 5 invalid input or model, "
+    "6 not allowed, 7 limit reached, 8 unavailable.",
+)
+app.command()(demo.demo)
+app.command()(serve.serve)
+app.command()(verify.verify)
+app.add_typer(models.app, name="models")
+app.command()(predict.predict)
+app.command()(measure.measure)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Confidential AI that people can check for themselves."""
+    if version:
+        print(blindai.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `blindai` program."""
+    app()

@@ -1,0 +1,126 @@
+"""`blindai serve`: the enclave server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from blindai.attestation.attesters.simulated import SimulatedAttester
+from blindai.attestation.evidence import TEE
+from blindai.cli.console import err, print_json, reported
+from blindai.cli.target import Json
+from blindai.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from blindai.attestation.attesters.attester import Attester
+    from blindai.enclave.config import EnclaveConfig
+
+DEFAULT_PORT = 9443
+
+
+class Platform(StrEnum):
+    """What the enclave runs on."""
+
+    SIMULATED_TDX = "simulated-tdx"
+    SIMULATED_SGX = "simulated-sgx"
+
+
+class LogFormat(StrEnum):
+    """For people, or for programs."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+_SIMULATED_TEES = {Platform.SIMULATED_TDX: TEE.INTEL_TDX, Platform.SIMULATED_SGX: TEE.INTEL_SGX}
+
+
+def serve(
+    platform: Annotated[Platform, typer.Option("--platform", help="The TEE to run on.")] = Platform.SIMULATED_TDX,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = DEFAULT_PORT,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Limits and runtime settings (TOML). They are attested."),
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
+    as_json: Json = False,
+) -> None:
+    """Serve models behind attested TLS, until interrupted. --json prints the address as JSON once it listens."""
+    with reported(as_json=as_json):
+        require_server_extra()
+        from blindai.enclave.config import EnclaveConfig
+        from blindai.enclave.logs import configure_logs
+        from blindai.enclave.server import run
+
+        configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
+        settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)
+        attester = SimulatedAttester(tee=_SIMULATED_TEES[platform])
+        run(_serve(attester, settings, host, port, _announcer(platform, attester, as_json=as_json)))
+
+
+async def _serve(
+    attester: Attester, config: EnclaveConfig, host: str, port: int, ready: Callable[[str, int], None]
+) -> None:
+    from blindai.channel.end import AttestedEnd
+    from blindai.channel.server import AttestedProtocols
+    from blindai.enclave.app import Application
+    from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+    from blindai.enclave.server import serve as serve_application
+
+    protocols = AttestedProtocols(AttestedEnd(attester, msgspec.to_builtins(config)))
+    application = Application(config, OnnxRuntimeEngine(threads=config.runtime.threads))
+    try:
+        await serve_application(
+            application,
+            config=config,
+            protocol_factory=protocols,
+            host=host,
+            port=port,
+            ready=ready,
+            simulated=attester.simulated,
+        )
+    finally:
+        protocols.close()
+        await asyncio.sleep(0)  # lets the loop close what was cut
+
+
+def _announcer(platform: Platform, attester: Attester, *, as_json: bool) -> Callable[[str, int], None]:
+    def ready(host: str, port: int) -> None:
+        address = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        if as_json:
+            print_json({"address": address, "platform": platform, "simulated": attester.simulated})
+            sys.stdout.flush()
+            return
+        err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
+        if attester.simulated:
+            err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
+        err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
+        err.print("  pin it      blindai measure > manifest.toml")
+
+    return ready
+
+
+def require_server_extra() -> None:
+    """Refuse in words where only the client is installed.
+
+    Raises:
+        ConfigurationError: `configuration.server_missing`.
+    """
+    try:
+        import onnxruntime  # noqa: F401  # the one that people lack
+        import uvicorn  # noqa: F401  # as above
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the server is not installed: {error}",
+            code="configuration.server_missing",
+            hint="pip install 'blindai[server]'",
+        ) from error
