@@ -38,13 +38,13 @@ def _require_canonical(value: object) -> None:
     elif isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:
             raise ValueError("canonical encoding takes integers up to 2**53 - 1 only")
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError("canonical encoding takes string keys only")
             _require_canonical(key)
             _require_canonical(item)
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+    elif isinstance(value, list | tuple):
         for item in value:
             _require_canonical(item)
     else:
