@@ -177,6 +177,23 @@ def test_tcb_info_signed_by_a_pck_certificate_is_refused(kind: str) -> None:
     assert "SIMULATED SGX PCK Certificate" in error.got
 
 
+@pytest.mark.parametrize(
+    "role", [Role(ROOT.names), Role(ROOT.names, path_length=0), Role(("Other Root",), path_length=1)]
+)
+def test_a_certificate_with_the_anchors_key_that_is_no_root_is_refused(role: Role) -> None:
+    source = healthy()
+    key = source.pki.root.key
+    other = certificates.issue(role, key, issuer=None, validity=VALIDITY)
+    signer, pck_ca = source.pki.tcb_signer.certificate, source.pki.pck_ca.certificate
+    evidence = with_collateral(
+        good(),
+        pck_crl_issuer_chain=certificates.pem(pck_ca, other),
+        tcb_info_issuer_chain=certificates.pem(signer, other),
+        qe_identity_issuer_chain=certificates.pem(signer, other),
+    )
+    assert step_and_code(evidence) == endorsements("role")
+
+
 @pytest.mark.parametrize("field", CHAINS[1:])
 def test_collateral_signed_by_a_pck_ca_is_refused(field: str) -> None:
     chain = collateral_of(good()).pck_crl_issuer_chain

@@ -232,9 +232,7 @@ def check_pck_chain(pem: bytes, collateral: CheckedCollateral) -> CheckedPckChai
         raise refusal("malformed", "the PCK certificate chain cannot be parsed", expected="PEM") from error
     pck, pck_ca, root = certificates.parse_chain(text, what="PCK certificate chain", length=PCK_CHAIN_LENGTH)
     require_same_root(collateral.root, root)
-    vendor = certificates.vendor(root)
-    certificates.require_role(pck, certificates.PCK, vendor=vendor)
-    certificates.require_role(pck_ca, certificates.PCK_CA, vendor=vendor)
+    certificates.require_role(pck, certificates.PCK, vendor=certificates.vendor(root))
     if pck_ca != collateral.pck_ca:
         raise refusal(
             "crl.issuer",
