@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from blindai.enclave.config import Limits
 from blindai.enclave.engine import Session
 from blindai.enclave.model_id import MAX_VERSION, ModelId
-from blindai.enclave.repository import Content, ModelVersion, Repository, State
+from blindai.enclave.model_version import Content, ModelVersion, State
+from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidModel, ModelNotFound, QuotaExceeded
 
 ID = ModelId("acme", "net")

@@ -17,8 +17,9 @@ from blindai.enclave.inference import Inference
 from blindai.enclave.limits import MAX_CONTROL_BODY_BYTES
 from blindai.enclave.metrics import CONTENT_TYPE as METRICS_TYPE
 from blindai.enclave.model_id import ModelId, parse_model_id, parse_version
+from blindai.enclave.model_version import ModelVersion, State
 from blindai.enclave.openapi import document
-from blindai.enclave.repository import ModelVersion, Repository, State
+from blindai.enclave.repository import Repository
 from blindai.enclave.upload import cut, receive_model
 from blindai.errors import InvalidInput, QuotaExceeded
 from blindai.wire.metadata import (

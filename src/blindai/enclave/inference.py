@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from blindai.enclave.model_version import Times
 from blindai.enclave.reply import Reply
-from blindai.enclave.repository import Times
 from blindai.enclave.watchdog import Watchdog
 from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
 from blindai.wire import v2
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blindai.enclave.engine import Session
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
-    from blindai.enclave.repository import ModelVersion
+    from blindai.enclave.model_version import ModelVersion
 
 _HEADER_LENGTH: Final = v2.HEADER_LENGTH.encode()
 _JSON_HEADERS: Final = b"content-type: application/json\r\n"

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from blindai.enclave.repository import State
+from blindai.enclave.model_version import State
 from blindai.wire.problems import PROBLEMS
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import uvicorn
 
+from blindai.enclave.allocator import keep_freed_memory
 from blindai.enclave.http import EnclaveHttpProtocol
 from blindai.errors import ConfigurationError
 from blindai.wire.problems import PLATFORM_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
     from uvicorn.server import ServerState
 
@@ -138,8 +139,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(main: Any) -> None:
-    """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine as the whole program: on uvloop where it is installed, with an allocator that keeps memory."""
+    keep_freed_memory()
     try:
         import uvloop
     except ImportError:

@@ -13,7 +13,8 @@ import io
 from typing import TYPE_CHECKING, Final, Protocol
 
 from blindai.enclave.bundle import Bundle
-from blindai.enclave.repository import Content, ModelVersion, Repository, model_too_large
+from blindai.enclave.model_version import Content, ModelVersion
+from blindai.enclave.repository import Repository, model_too_large
 from blindai.errors import InvalidModel, QuotaExceeded, Unavailable
 from blindai.wire.bundle import BUNDLE_TYPE, ONNX_TYPE
 
