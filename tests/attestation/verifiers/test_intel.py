@@ -318,6 +318,33 @@ def test_a_module_that_runs_below_every_level_is_refused() -> None:
     assert simulation.step_and_code(resigned(source, quote=quote)) == ("tcb", "tcb.unknown")
 
 
+@pytest.mark.parametrize(
+    ("faults", "late"),
+    [
+        (Faults(attributes=frozenset({"debug"})), "platform.debug"),
+        (Faults(attributes=frozenset({"sept_ve_disable"})), "platform.sept_ve_disable"),
+        (Faults(tcb_status="Revoked"), "tcb.revoked"),
+    ],
+)
+def test_a_refusal_of_a_later_step_means_that_the_signatures_hold(faults: Faults, late: str) -> None:
+    """The table relies on the order in which dcap-qvl checks."""
+    source = platform(faults=faults)
+    evidence = source.attest(REPORT_DATA)
+    assert refused(evidence).code == late
+    altered = evidence.quote.replace(REPORT_DATA, REPORT_DATA[::-1])
+    assert refused(simulation.with_quote(evidence, altered)).code == "quote.signature"
+    unsigned = bytearray(evidence.quote)
+    unsigned[AUTHENTICATION["tdx-v4"] + QE_REPORT["tdx-v4"] + 384] ^= 1
+    assert refused(simulation.with_quote(evidence, bytes(unsigned))).code == "quote.qe_report.signature"
+
+
+@pytest.mark.parametrize("edit", [raise_component, newer_module])
+def test_an_unknown_tcb_level_means_that_the_signatures_hold(edit: Any) -> None:
+    source = platform()
+    altered = source.attest(REPORT_DATA).quote.replace(REPORT_DATA, REPORT_DATA[::-1])
+    assert refused(resigned(source, tcb_info=edit, quote=altered)).code == "quote.signature"
+
+
 def test_a_status_unknown_here_is_worse_than_any_other() -> None:
     assert intel._badness("Nonsense") > intel._badness("OutOfDateConfigurationNeeded") > intel._badness("UpToDate")
 

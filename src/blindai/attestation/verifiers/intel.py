@@ -54,7 +54,8 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 # dcap-qvl reports every refusal as a ValueError with a sentence. All that can be known beforehand is checked in
 # the steps before it, by code of our own; these sentences are what is left. The first that occurs in the text
-# decides; a sentence that is not here gets the code `quote.refused`: it is a refusal whatever it says.
+# decides; a sentence that is not here gets the code `quote.refused`: it is a refusal whatever it says. Those of
+# step `debug` and `tcb` come after every signature was found good.
 _QE_IDENTITY = _Refusal("quote", "quote.qe_identity", "the quoting enclave is not the one that Intel published")
 _ATTRIBUTES = _Refusal("debug", "platform.attributes", "the TEE runs with attributes that are not known to be safe")
 _TDX_MODULE = _Refusal("tcb", "tcb.tdx_module", "the TDX module is not one that Intel published")
@@ -279,7 +280,7 @@ def _claims(
         ("dynamic_platform", verdict.platform.pck.dynamic_platform),
         ("cached_keys", verdict.platform.pck.cached_keys),
     ):
-        if value != "Undefined":  # processors with one socket do not say
+        if value != "Undefined":  # PCK certificates under the Processor CA do not say
             flags[name] = value == "True"
     status, date, advisories = _tcb(verdict)
     return Claims(
