@@ -278,7 +278,9 @@ def test_a_policy_that_allows_no_attribute() -> None:
 # tcb
 
 
-@pytest.mark.parametrize("status", [*sorted(set(TCB_STATUSES) - {"UpToDate", "OutOfDate"}), "NewWord", "uptodate", "OK"])
+@pytest.mark.parametrize(
+    "status", [*sorted(set(TCB_STATUSES) - {"UpToDate", "OutOfDate"}), "NewWord", "uptodate", "OK"]
+)
 def test_a_tcb_status_that_is_not_listed(status: str) -> None:
     error = refusal(requirements(changed(TDX, tcb_status=status)), "tcb", "tcb.status")
     assert error.expected == "UpToDate or OutOfDate (policy ./manifest.toml, line 33)"

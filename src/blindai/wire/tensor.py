@@ -248,7 +248,8 @@ def _flatten(name: str, values: Any, shape: tuple[int, ...], count: int, rank: i
             if len(row) != extent:
                 raise _wrong_count(name, shape, extent, len(row))
         values = list(chain.from_iterable(values))
-    return values  # type: ignore[no-any-return]
+    flat: list[Any] = values
+    return flat
 
 
 def _wrong_count(name: str, shape: tuple[int, ...], expected: int, got: int) -> InvalidInput:

@@ -133,7 +133,12 @@ class OnnxRuntimeEngine:
             if _NO_MEMORY.search(str(error)):
                 raise _no_memory("load the model") from None
             raise InvalidModel(f"ONNX Runtime refuses the model: {_clean(error)}", code="model.invalid") from None
-        return OnnxRuntimeSession(session, file, len(model) + sum(len(data) for data in files.values()))
+        try:
+            return OnnxRuntimeSession(session, file, len(model) + sum(len(data) for data in files.values()))
+        except UnicodeDecodeError:
+            # Its binding decodes names only when they are asked for.
+            message = "the model holds a name that is not UTF-8"
+            raise InvalidModel(message, code="model.damaged", hint="export or copy the model once more") from None
 
     def _options(self, files: Mapping[str, Buffer]) -> Any:
         options = onnxruntime.SessionOptions()
