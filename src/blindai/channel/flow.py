@@ -7,11 +7,11 @@ end of the stream. It returns its value. Nothing in a flow touches a socket, a t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 import socket
+from collections import deque
 from collections.abc import Generator
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from blindai.errors import Unavailable
 
@@ -22,6 +22,9 @@ Flow = Generator[bytes | None, bytes, T]
 
 # A 4 MB tensor arrives in few system calls, a 4 KB one costs no large allocation.
 READ_BYTES = 1 << 18
+
+# What may have arrived before a flow asks for it; beyond it the peer has to wait.
+_MAX_WAITING_BYTES = 1 << 20
 
 
 class BlockingStream:
@@ -71,13 +74,20 @@ class BlockingStream:
     def _read(self) -> bytes:
         try:
             return self._socket.recv(READ_BYTES)
-        except ConnectionError:
+        except TimeoutError:
+            raise
+        except OSError:
+            # Reset, or no route any more: the end of the stream for whoever reads it.
             return b""
 
     def _write(self, data: bytes) -> None:
-        # A peer that refuses an upload answers, then closes: what it said can still be read.
-        with contextlib.suppress(ConnectionError):
+        try:
             self._socket.sendall(data)
+        except TimeoutError:
+            raise
+        except OSError:
+            # A peer that refuses an upload answers, then closes: what it said can still be read.
+            return
 
     def is_stale(self) -> bool:
         """Whether the peer has closed, or spoken out of turn, while the connection was idle."""
@@ -92,13 +102,18 @@ class BlockingStream:
         self._socket.close()
 
 
-class AsyncStream:
+class AsyncStream(asyncio.Protocol):
     """Drives the same flows on asyncio."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float | None) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, seconds: float | None) -> None:
+        """`connect` makes a connected one."""
         self._seconds = seconds
+        self._transport: asyncio.Transport
+        self._received: deque[bytes] = deque()
+        self._received_bytes = 0
+        self._ended = False
+        self._full = False  # the transport has more to send than it likes to hold
+        self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
     async def connect(cls, host: str, port: int, *, connect_seconds: float, seconds: float | None) -> AsyncStream:
@@ -109,10 +124,10 @@ class AsyncStream:
         """
         try:
             async with asyncio.timeout(connect_seconds):
-                reader, writer = await asyncio.open_connection(host, port, limit=READ_BYTES)
+                _, stream = await asyncio.get_running_loop().create_connection(lambda: cls(seconds), host, port)
         except OSError as error:
             raise _unreachable(host, port, error) from error
-        return cls(reader, writer, seconds)
+        return stream
 
     async def run(self, flow: Flow[T], *, seconds: float | None = None) -> T:
         """Run `flow` to its end; `seconds` bounds its reads and writes in place of the stream's own bound.
@@ -125,11 +140,10 @@ class AsyncStream:
         try:
             action = next(flow)
             while True:
-                async with asyncio.timeout(patience):
-                    if action is READ:
-                        received = await self._read()
-                    else:
-                        await self._write(action)
+                if action is READ:
+                    received = await self._read(patience)
+                else:
+                    await self._write(action, patience)
                 action = flow.send(received)
         except StopIteration as stop:
             value: T = stop.value
@@ -139,23 +153,76 @@ class AsyncStream:
         finally:
             flow.close()
 
-    async def _read(self) -> bytes:
-        try:
-            return await self._reader.read(READ_BYTES)
-        except ConnectionError:
-            return b""
+    async def _read(self, patience: float | None) -> bytes:
+        while not self._received:
+            if self._ended:
+                return b""
+            await self._wait(patience)
+        data = self._received.popleft()
+        if self._received_bytes > _MAX_WAITING_BYTES >= self._received_bytes - len(data):
+            self._transport.resume_reading()
+        self._received_bytes -= len(data)
+        return data
 
-    async def _write(self, data: bytes) -> None:
-        with contextlib.suppress(ConnectionError):
-            self._writer.write(data)
-            await self._writer.drain()
+    async def _write(self, data: bytes, patience: float | None) -> None:
+        if self._ended:
+            return  # as with a blocking socket: what the peer said before it closed can still be read
+        self._transport.write(data)
+        while self._full and not self._ended:
+            await self._wait(patience)
+
+    async def _wait(self, patience: float | None) -> None:
+        """Until asyncio calls one of the methods below."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(patience):
+                await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # asyncio calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the interface of asyncio's without descending from it.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._received_bytes <= _MAX_WAITING_BYTES < self._received_bytes + len(data):
+            self._transport.pause_reading()
+        self._received.append(data)
+        self._received_bytes += len(data)
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()
 
     def is_stale(self) -> bool:
-        """Whether the peer has closed while the connection was idle."""
-        return self._reader.at_eof() or self._writer.is_closing()
+        """Whether the peer has closed, or spoken out of turn, while the connection was idle."""
+        return self._ended or bool(self._received) or self._transport.is_closing()
 
     def close(self) -> None:
-        self._writer.close()
+        """Close at once: what the peer has not taken by now is not waited for."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
 
 
 def _unreachable(host: str, port: int, error: OSError) -> Unavailable:

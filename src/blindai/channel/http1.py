@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 import httptools
 
-# An answer's head is a status line and a handful of short headers.
+# An answer's head is a status line and a handful of short headers. Interim answers count as part of it.
 MAX_HEAD_BYTES = 1 << 16
+
+# A chunk of a single byte comes in six (RFC 9112, section 7.1). What exceeds this is not framing but a flood.
+MAX_FRAMING_BYTES_PER_BODY_BYTE = 8
 
 
 class MalformedAnswer(Exception):
@@ -49,8 +52,7 @@ class AnswerReader:
         self.continued = False
         self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
-        self._in_body = False
+        self._fed_bytes = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -65,8 +67,7 @@ class AnswerReader:
         Raises:
             MalformedAnswer: see the class.
         """
-        if not self._in_body:
-            self._head_bytes += len(data)
+        self._fed_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -74,7 +75,10 @@ class AnswerReader:
             raise cause if isinstance(cause, MalformedAnswer) else MalformedAnswer(str(error)) from error
         except httptools.HttpParserError as error:
             raise MalformedAnswer(str(error)) from error
-        if not self._in_body and self.answer is None and self._head_bytes > MAX_HEAD_BYTES:
+        except httptools.HttpParserUpgrade as error:  # no kind of HttpParserError
+            raise MalformedAnswer("the peer wants to speak another protocol") from error
+        # The parser keeps unfinished fields to itself, so what is no body is counted from the outside.
+        if self._fed_bytes - self._body_bytes > MAX_HEAD_BYTES + MAX_FRAMING_BYTES_PER_BODY_BYTE * self._body_bytes:
             raise MalformedAnswer(f"the head of the answer is over {MAX_HEAD_BYTES} bytes")
 
     # httptools calls these.
@@ -85,6 +89,9 @@ class AnswerReader:
         self._reset()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            # They would pass for headers after all decisions were made on the headers.
+            raise MalformedAnswer("the peer sent fields after the body")
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
@@ -153,11 +154,15 @@ class TLSPipe:
         return self._connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, nonce).hex()
 
     def peer_spki_sha256(self) -> str | None:
-        """Digest of the key that the peer proved to hold; None when it is not an elliptic-curve key."""
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
+        """Digest of the key that the peer proved to hold; None when it is not a readable elliptic-curve key."""
+        try:
+            certificate = self._connection.get_peer_certificate(as_cryptography=True)
+            if certificate is None:
+                return None
+            key = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm):
+            # OpenSSL takes certificates and keys that the stricter library does not.
             return None
-        key = certificate.public_key()
         return spki_sha256(key) if isinstance(key, ec.EllipticCurvePublicKey) else None
 
     @property
