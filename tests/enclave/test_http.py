@@ -7,6 +7,7 @@ import http.client
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,22 @@ def test_what_comes_after_a_broken_request_is_not_served(server: RunningServer) 
         assert_refused(wire, 400, "http.request")
 
 
+@pytest.mark.parametrize("broken", [b"x\r\n", b"2\r\nabc"])
+@pytest.mark.parametrize("target", ["/v2/models/acme/slow/infer", "/v2/repository/index"])
+def test_a_broken_body_behind_a_run_waits_for_its_answer(
+    server: RunningServer, slow: bytes, target: str, broken: bytes
+) -> None:
+    server.upload("acme/slow", slow)
+    body, length = binary_request(np.full((1, 1), 3e5, np.float32))
+    first = infer_head("acme/slow", f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}") + body
+    second = f"POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + broken
+    with server.connect() as wire:
+        wire.send(first + second)
+        assert wire.response().status == 200
+        assert_refused(wire, 400, "http.request")
+    assert server.call(lambda: server.application.bodies.used) == 0
+
+
 def test_what_comes_after_connection_close_is_not_served(server: RunningServer, model: str) -> None:
     with server.connect() as wire:
         wire.send(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -355,6 +372,16 @@ def test_a_large_unwanted_body_ends_the_connection_after_the_answer(server: Runn
     response = connection.getresponse()
     assert (response.status, response.headers["connection"]) == (404, "close")
     connection.close()
+
+
+def test_an_endless_unwanted_body_is_not_read_for_ever(server: RunningServer) -> None:
+    with server.connect() as wire:
+        wire.head("POST", "/v2/nowhere", "Transfer-Encoding: chunked")
+        assert wire.response().status == 404
+        chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+        with pytest.raises(ConnectionError):
+            wire.send(chunk * 2000)
+    assert server.request("GET", "/v2").status == 200
 
 
 # Time.
@@ -448,6 +475,25 @@ def test_a_client_that_does_not_read_is_cut(start_server: Start, adder: bytes) -
         wire.socket.settimeout(20)
         with pytest.raises((ConnectionError, AssertionError)):
             _ = [wire.response() for _ in range(10_000)]
+
+
+def test_a_client_that_reads_slowly_gets_every_answer(server: RunningServer, model: str) -> None:
+    """Writing pauses and goes on, with requests waiting behind it."""
+    values = np.arange(1_000_000, dtype=np.float32).reshape(1, -1)
+    body, length = binary_request(values)
+    head = infer_head(model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}")
+    metadata = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with server.connect() as wire, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(wire.send, (head + body + metadata) * 6)
+        for _ in range(6):
+            time.sleep(0.02)
+            response = wire.response()
+            start = int(response.headers["inference-header-content-length"])
+            assert np.array_equal(np.frombuffer(response.body[start:], np.float32), values[0] + 1)
+            assert wire.response().json["name"] == "blindai"
+        sending.result()
+        assert alive(wire)
+    server.eventually(lambda: server.application.bodies.used == 0)
 
 
 # Clients that go away.

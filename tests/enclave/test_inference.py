@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.inference import header_length_of
 from blindai.errors import InvalidInput
 from enclave_server import RunningServer
@@ -74,6 +76,33 @@ def test_the_workers_stop_what_they_run_only_when_asked(start_server: Start, slo
     assert [answer().status for answer in answers] == [200, 504, 200, 504]
     for wire in wires:
         wire.close()
+
+
+class FailingEngine(OnnxRuntimeEngine):
+    """Every run ends as no engine should."""
+
+    def load(self, model: Any, external: Any) -> Any:
+        session = super().load(model, external)
+
+        def run(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("secret of a client")
+
+        session.run = run  # type: ignore[method-assign] # the point of this engine
+        return session
+
+
+def test_an_engine_that_fails_is_an_incident(
+    start_server: Start, adder: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = start_server(engine=FailingEngine())
+    server.upload("acme/add", adder)
+    with server.connect() as wire:
+        response = wire.infer("acme/add", np.ones((1, 4), np.float32))
+        response.assert_problem(500, "internal")
+        assert b"secret" not in response.body
+        assert wire.request("GET", "/v2").status == 200
+    assert "secret" not in capfd.readouterr().out
+    assert server.request("DELETE", "/v2/repository/models/acme/add").status == 200
 
 
 @pytest.mark.parametrize(
