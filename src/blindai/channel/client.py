@@ -10,10 +10,10 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from blindai.attestation.appraisal import appraise
+from blindai.attestation.appraisal import abbreviated, appraise
 from blindai.attestation.evidence import Evidence
 from blindai.attestation.policy import Policy
-from blindai.attestation.result import AttestationResult, Checklist, Mode
+from blindai.attestation.result import STEPS, AttestationResult, Checklist, Mode, Outcome, Status
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.flow import READ, Flow
@@ -179,8 +179,11 @@ class AttestedChannel:
                 result = yield from self._resumed_gate(kept)
             if result is None:
                 result = yield from self._fresh_gate()
-        except BaseException:
+        except BaseException as error:
             self._usable = False
+            if isinstance(error, AttestationError):
+                # Names in certificates, and whatever else the peer sent, end up on somebody's terminal.
+                error.message, error.expected, error.got = map(_harmless, (error.message, error.expected, error.got))
             raise
         self._result = result
         return result
@@ -200,9 +203,12 @@ class AttestedChannel:
 
         Raises:
             AttestationError: the verdict has expired; nothing was sent.
-            Unavailable: the connection ended before the answer was complete.
+            Unavailable: the connection ended before the answer was complete, or had ended before; then nothing was
+                sent.
         """
         self.result.require_valid(self._party.now())
+        if not self._usable:
+            raise Unavailable(f"the connection to {self._party.address} has ended", code="unavailable.closed")
         # Until the answer is complete, the connection is in the middle of something.
         self._usable = False
         answer = yield from self._exchange(
@@ -326,13 +332,12 @@ class AttestedChannel:
         )
         # The enclave that signed committed to its keyset; that keyset must name the key of this connection.
         if fresh.keyset.tls_spki_sha256 != own.spki_sha256:
-            raise AttestationError(
+            raise _unbound(
+                result,
                 "the enclave's keyset names another TLS key",
                 code="binding.key",
-                step="binding",
                 expected=own.spki_sha256,
                 got=fresh.keyset.tls_spki_sha256,
-                result=result,
             )
         self._party.remembered = RememberedKeyset(fresh.keyset, config, result, self._party.clock.monotonic())
         return result
@@ -360,14 +365,13 @@ class AttestedChannel:
             key.verify(bytes.fromhex(resumed.signature), own.resume_message)
         except (InvalidSignature, ValueError) as error:
             self._party.remembered = None
-            raise AttestationError(
+            raise _unbound(
+                kept.result,
                 "the peer of this connection does not hold the keys that were attested",
                 code="binding.proof",
-                step="binding",
                 expected=f"a signature by the connection-proof key of keyset {keyset_digest}",
                 got="a signature that does not verify for this connection",
                 likely="a relay sits in between, or an answer was replayed",
-                result=kept.result,
             ) from error
         return msgspec.structs.replace(kept.result, mode=Mode.RESUMED)
 
@@ -436,13 +440,47 @@ class AttestedChannel:
             )
 
 
+# How much of a stranger's words an error repeats.
+_MAX_QUOTED = 200
+
 # Encrypt up to this much before it is handed to the socket: few system calls, bounded memory.
 _FLUSH_BYTES = 1 << 16
 
 
+def _unbound(
+    result: AttestationResult, message: str, *, code: str, expected: str, got: str, likely: str = ""
+) -> AttestationError:
+    """A refusal in the step "binding", by a check that only this end of the connection can make."""
+    checks = tuple(
+        msgspec.structs.replace(check, outcome=Outcome.FAIL, code=code, expected=expected, got=got)
+        if check.step == "binding"
+        else check
+        for check in result.checks
+    )
+    refused = msgspec.structs.replace(
+        result, status=Status.CONTRAINDICATED, checks=checks, code=code, step="binding", expires_at=None
+    )
+    return AttestationError(
+        message,
+        code=code,
+        step="binding",
+        check=STEPS["binding"],
+        expected=abbreviated(expected),
+        got=abbreviated(got),
+        likely=likely,
+        result=refused,
+    )
+
+
 def _problem(answer: Answer) -> str:
+    """What the peer gave as its reason, cut short: nobody vouches for the peer."""
     try:
         problem = gate.problem_decoder.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return f"HTTP status {answer.status}"
-    return f"HTTP status {answer.status}, {problem.code}: {problem.error}"
+    return f"HTTP status {answer.status}, {problem.code}: {problem.error}"[:_MAX_QUOTED]
+
+
+def _harmless(text: str) -> str:
+    """`text` on one line, without characters that command a terminal."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
