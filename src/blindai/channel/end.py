@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.evidence import Evidence
@@ -20,12 +21,15 @@ from blindai.channel.statement import NO_DEVICES, VERSION, Role, Statement, conf
 from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
+from blindai.errors import BlindAIError
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
 
 CERTIFICATE_DOMAIN = "blindai/certificate/v1"
 CMW_MEDIA_TYPE = "application/vnd.blindai.evidence+json"
+
+_log = structlog.get_logger("blindai.channel")
 
 
 class GateRefusal(Exception):
@@ -75,10 +79,16 @@ class AttestedEnd:
         return self._attester.simulated
 
     def identity(self) -> Identity:
-        """The keys for a new connection. They change at half their lifetime: no client meets expired ones."""
+        """The keys for a new connection. They change at half their lifetime: no client meets expired ones.
+
+        While the attester fails, the old keys stay; clients refuse them once they have run out.
+        """
         now = self._now()
         if now - self._identity.keyset.not_before >= KEYSET_LIFETIME / 2:
-            self._identity = self._new_identity()
+            try:
+                self._identity = self._new_identity()
+            except BlindAIError as error:
+                _log.error("keys_not_renewed", code=error.code, not_after=self._identity.keyset.public.not_after)
         return self._identity
 
     def answer(self, body: bytes, pipe: TLSPipe, identity: Identity) -> bytes | asyncio.Future[bytes]:

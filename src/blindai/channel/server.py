@@ -22,6 +22,9 @@ GATE_SECONDS = 10.0
 # One fresh gate after a refused resumed one, and one to spare.
 MAX_GATE_REQUESTS = 3
 
+# What is queued when a connection ends still goes out; a peer that takes nothing of it for this long is cut.
+LINGER_SECONDS = 5.0
+
 _TLS_HANDSHAKE_RECORD = 0x16  # RFC 8446, section 5.1
 
 _log = structlog.get_logger("blindai.channel")
@@ -85,6 +88,7 @@ class AttestedProtocol(asyncio.Protocol):
             self.abandon()
 
     def eof_received(self) -> bool:
+        self.finish()
         return False
 
     def pause_writing(self) -> None:
@@ -137,16 +141,36 @@ class AttestedProtocol(asyncio.Protocol):
         if self._pipe.established:
             self._pipe.close()
         self._flush()
-        self._transport.close()
+        self._end_soon()
 
     def abandon(self) -> None:
         """Close without a word, but for an alert that TLS itself has queued."""
         if self._state is not _State.CLOSED:
             self._state = _State.CLOSED
             self._flush()
-            self._transport.close()
+            self._end_soon()
+
+    def abort(self) -> None:
+        """Cut the connection now, whatever is queued."""
+        self._state = _State.CLOSED
+        self._transport.abort()
 
     # The steps.
+
+    def _end_soon(self) -> None:
+        self._transport.close()
+        self._deadline.cancel()
+        self._linger(self._transport.get_write_buffer_size())
+
+    def _linger(self, queued: int) -> None:
+        self._deadline = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._cut_if_stuck, queued)
+
+    def _cut_if_stuck(self, queued_before: int) -> None:
+        queued = self._transport.get_write_buffer_size()
+        if queued < queued_before:
+            self._linger(queued)
+        else:
+            self._transport.abort()
 
     def _flush(self) -> None:
         if outgoing := self._pipe.outgoing():
@@ -208,9 +232,9 @@ class AttestedProtocol(asyncio.Protocol):
             answer.add_done_callback(self._evidence_ready)
 
     def _evidence_ready(self, answer: asyncio.Future[bytes]) -> None:
-        if self._state is not _State.ANSWERING or answer.cancelled():
-            return
-        error = answer.exception()
+        error = None if answer.cancelled() else answer.exception()
+        if self._state is not _State.ANSWERING:
+            return  # the connection has ended meanwhile
         if error is None:
             self._answered(answer.result())
         else:
@@ -252,7 +276,7 @@ class AttestedProtocol(asyncio.Protocol):
         if data[:1].isalpha():
             problem = gate.GateProblem(error="this port speaks attested TLS only: use https", code="channel.plain_http")
             self._transport.write(_http_answer(400, gate.encoder.encode(problem), keep_alive=False))
-        self._transport.close()
+        self._end_soon()
 
     def _too_slow(self) -> None:
         _log.info("gate_timeout", state=self._state.name)
@@ -300,7 +324,7 @@ class PlaintextTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self._closing = True
-        self._outer.abandon()
+        self._outer.abort()
 
     def pause_reading(self) -> None:
         self._outer.pause_reading()
@@ -338,8 +362,9 @@ class _GateReader:
         """
         if not self._in_body:
             self._head_bytes += len(data)
+            # The body may have come with the end of the head.
             if self._head_bytes > gate.MAX_REQUEST_HEAD_BYTES + gate.MAX_REQUEST_BODY_BYTES:
-                raise self._required()
+                raise GateRefusal(431, "gate.too_large", "the head of a gate request is a few short lines")
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
