@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
@@ -41,8 +41,8 @@ MAX_PREDICTION_BYTES: Final = 1 << 30
 class Call(Generic[T]):
     """One request, ready to be sent, and how to read its answer."""
 
-    head: bytes
-    body: Iterable[bytes | bytearray | memoryview]
+    head: bytes = field(repr=False)  # holds the API key
+    body: Iterable[bytes | bytearray | memoryview] = field(repr=False)
     parse: Callable[[Answer, AttestationResult], T]
     max_answer_bytes: int = MAX_MESSAGE_BYTES
     expect_continue: bool = False

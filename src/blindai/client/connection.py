@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -29,7 +30,7 @@ from blindai.client.model_file import ModelBody, ModelSource
 from blindai.client.prediction import Prediction
 from blindai.client.profile import Address, resolve_address, resolve_policy
 from blindai.client.progress import upload_progress
-from blindai.errors import AttestationError, InvalidInput, ModelNotFound, Unavailable
+from blindai.errors import AttestationError, ConfigurationError, InvalidInput, ModelNotFound, Unavailable
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 60.0
 # The server answers an upload after it has built the session: minutes for a model of gigabytes.
 UPLOAD_SECONDS: Final = 600.0
+GOODBYE_SECONDS: Final = 1.0
 
 # Connections that one AsyncConnection opens for calls made at the same time.
 MAX_CONNECTIONS: Final = 8
@@ -77,6 +79,12 @@ class _Client:
         simulation: bool,
         timeout: float | None,
     ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(
+                f"a timeout of {timeout} seconds leaves no time for an answer",
+                code="configuration.timeout",
+                hint="give a number of seconds above 0, or None to wait for ever",
+            )
         self._address: Address = resolve_address(addr)
         chosen = local_policy() if simulation and policy is None else resolve_policy(policy)
         self._party = RelyingParty(self._address.authority, chosen)
@@ -157,8 +165,9 @@ class _Client:
         )
 
     def _forget(self, model_id: str) -> None:
-        for known in [key for key in self._models if key[0] == model_id]:
-            del self._models[known]
+        for known in list(self._models):  # a copy: other threads add to it
+            if known[0] == model_id:
+                self._models.pop(known, None)
 
 
 class Connection(_Client):
@@ -188,7 +197,7 @@ class Connection(_Client):
             progress: show a bar during uploads; None shows it on a terminal.
 
         Raises:
-            ConfigurationError: no address or no policy, or one that cannot be read.
+            ConfigurationError: no address or no policy, or one that cannot be read; no time to wait.
             AttestationError: the peer is refused.
             Unavailable: nothing answers at the address.
         """
@@ -297,7 +306,9 @@ class Connection(_Client):
             self._closed = True
             links, self._idle = self._idle, deque()
         for link in links:
-            link.stream.run(link.channel.close())
+            # A peer that is gone, or takes nothing, hears no good-bye.
+            with contextlib.suppress(Unavailable):
+                link.stream.run(link.channel.close(), seconds=GOODBYE_SECONDS)
             link.stream.close()
 
     def __enter__(self) -> Self:
@@ -456,7 +467,9 @@ class AsyncConnection(_Client):
         self._closed = True
         while self._idle:
             link = self._idle.pop()
-            await link.stream.run(link.channel.close())
+            # A peer that is gone, or takes nothing, hears no good-bye.
+            with contextlib.suppress(Unavailable):
+                await link.stream.run(link.channel.close(), seconds=GOODBYE_SECONDS)
             link.stream.close()
 
     async def __aenter__(self) -> Self:
