@@ -307,9 +307,8 @@ class Connection(_Client):
             links, self._idle = self._idle, deque()
         for link in links:
             # A peer that is gone, or takes nothing, hears no good-bye.
-            with contextlib.suppress(Unavailable):
+            with contextlib.closing(link.stream), contextlib.suppress(Unavailable):
                 link.stream.run(link.channel.close(), seconds=GOODBYE_SECONDS)
-            link.stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -468,9 +467,8 @@ class AsyncConnection(_Client):
         while self._idle:
             link = self._idle.pop()
             # A peer that is gone, or takes nothing, hears no good-bye.
-            with contextlib.suppress(Unavailable):
+            with contextlib.closing(link.stream), contextlib.suppress(Unavailable):
                 await link.stream.run(link.channel.close(), seconds=GOODBYE_SECONDS)
-            link.stream.close()
 
     async def __aenter__(self) -> Self:
         self._give_back(await self._open())

@@ -49,9 +49,11 @@ def served(package_parent: Path | None = None) -> Iterator[str]:
         Unavailable: `unavailable.start`, it ended before it listened.
     """
     parent = package_parent or Path(blindai.__file__).parents[1]
+    paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "blindai", "serve", "--port", "0", "--json", "--log-format", "json"],
-        env=os.environ | {"PYTHONPATH": str(parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        # -P: a folder called blindai in the current one is not to be run in place of the package.
+        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", "--json", "--log-format", "json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
