@@ -147,7 +147,8 @@ class Application:
             check_path(scope["raw_path"])
             _check_accept(scope["path"], scope["headers"])
         except InvalidInput as error:
-            await self._on_error(None, error)(*starlette)
+            response = await self._on_error(None, error)
+            await response(*starlette)
             return
         await self._asgi(*starlette)
 
@@ -160,7 +161,9 @@ class Application:
         self._inference.close()
         await self.repository.close()
 
-    def _on_error(self, _: Request | None, error: Exception) -> Response:
+    # Coroutines, although they await nothing: Starlette would run plain functions in a thread.
+
+    async def _on_error(self, _: Request | None, error: Exception) -> Response:
         if not isinstance(error, BlindAIError):
             raise error
         self.metrics.refused(error.code)
@@ -168,12 +171,14 @@ class Application:
         response.raw_headers.extend(problem_headers(error))
         return response
 
-    def _on_routing_error(self, request: Request, error: Exception) -> Response:
+    async def _on_routing_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
-            return self._on_error(request, InvalidInput("there is nothing at this address", code="http.not_found"))
-        response = self._on_error(request, InvalidInput("this address takes another method", code="http.method"))
+            return await self._on_error(
+                request, InvalidInput("there is nothing at this address", code="http.not_found")
+            )
+        response = await self._on_error(request, InvalidInput("this address takes another method", code="http.method"))
         response.headers["allow"] = ", ".join(
             sorted(
                 method
