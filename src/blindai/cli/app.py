@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -32,6 +33,8 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
     """Confidential AI that people can check for themselves."""
+    # The commands say what is simulated in their own words; the library's warning is for programs.
+    logging.getLogger("blindai").addHandler(logging.NullHandler())
     if version:
         print(blindai.__version__)
         raise typer.Exit

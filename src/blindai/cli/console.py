@@ -80,6 +80,8 @@ def reported(*, as_json: bool) -> Iterator[None]:
     """Run a command's body; an error of ours becomes words or JSON, and an exit code. Others are bugs and stay loud."""
     try:
         yield
+        # Here, and not at exit, is where a reader that went away can still be handled.
+        sys.stdout.flush()
     except BlindAIError as error:
         fail(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -95,9 +97,19 @@ def fail(error: BlindAIError, *, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"error": error_fields(error)})
     else:
-        err.print(f"{type(error).__name__}: ", style="bold red", end="")
-        err.print(str(error), markup=False)
+        print_error(error)
     raise typer.Exit(exit_code(error))
+
+
+def print_error(error: BlindAIError) -> None:
+    """An error in words, on standard error."""
+    err.print(f"{type(error).__name__}: ", style="bold red", end="")
+    err.print("\n".join(map(harmless, str(error).split("\n"))), markup=False)
+
+
+def harmless(text: str) -> str:
+    """`text` without characters that command a terminal: a server may have written it."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def error_fields(error: BlindAIError) -> dict[str, Any]:

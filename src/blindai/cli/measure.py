@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from blindai.attestation.measure.local import local_policy
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
@@ -21,6 +20,8 @@ def measure(
 ) -> None:
     """Write the manifest that accepts this very code on this installation's simulated platform."""
     with reported(as_json=as_json):
+        from blindai.attestation.measure.local import local_policy
+
         policy = local_policy()
         if as_json:
             print_json(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -34,6 +33,8 @@ def upload(
     with reported(as_json=as_json), connect(addr, policy, api_key_file, simulation=simulation) as client:
         uploaded = client.upload_model(file, model_id=model_id, version=version, progress=False if as_json else None)
         if as_json:
+            import msgspec
+
             print_json(msgspec.to_builtins(uploaded))
             return
         out.print(f"[green]uploaded[/] {escape(uploaded.name)} version {uploaded.version}, {uploaded.size:,} bytes")
@@ -54,6 +55,8 @@ def list_models(
     with reported(as_json=as_json), connect(addr, policy, api_key_file, simulation=simulation) as client:
         models = client.models(ready=ready)
         if as_json:
+            import msgspec
+
             print_json(msgspec.to_builtins(models))
             return
         if not models:

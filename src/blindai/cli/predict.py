@@ -6,16 +6,17 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.markup import escape
 
-from blindai.cli.console import out, print_json, reported
+from blindai.cli.console import harmless, out, print_json, reported
 from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect, open_input
-from blindai.client.prediction import Output, Prediction
 from blindai.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from blindai.client.prediction import Output, Prediction
 
 # What a person reads on a terminal; --json prints every value.
 _SHOWN_VALUES = 12
@@ -47,10 +48,10 @@ def predict(
         if as_json:
             print_json(_fields(prediction))
             return
-        simulated = "  [bold yellow]SIMULATED[/]" if client.simulated else ""
-        out.print(f"{escape(prediction.model)} version {prediction.version}{simulated}")
+        out.print(f"{escape(harmless(prediction.model))} version {escape(harmless(prediction.version))}")
         for output in prediction.output:
-            out.print(f"  {output.name}  {output.datatype} {list(output.shape)}  {_shown(output)}", markup=False)
+            line = f"  {output.name}  {output.datatype} {list(output.shape)}  {_shown(output)}"
+            out.print(harmless(line), markup=False)
 
 
 def read_inputs(path: Path) -> Any:
@@ -59,6 +60,8 @@ def read_inputs(path: Path) -> Any:
     Raises:
         InvalidInput: `input.file`.
     """
+    import numpy as np
+
     try:
         with open_input(path) as file:
             data = file.read()

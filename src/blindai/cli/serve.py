@@ -9,12 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
-from blindai.attestation.attesters.simulated import SimulatedAttester
-from blindai.attestation.evidence import TEE
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
@@ -40,9 +37,6 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-_SIMULATED_TEES = {Platform.SIMULATED_TDX: TEE.INTEL_TDX, Platform.SIMULATED_SGX: TEE.INTEL_SGX}
-
-
 def serve(
     platform: Annotated[Platform, typer.Option("--platform", help="The TEE to run on.")] = Platform.SIMULATED_TDX,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
@@ -57,19 +51,24 @@ def serve(
     """Serve models behind attested TLS, until interrupted. --json prints the address as JSON once it listens."""
     with reported(as_json=as_json):
         require_server_extra()
+        from blindai.attestation.attesters.simulated import SimulatedAttester
+        from blindai.attestation.evidence import TEE
         from blindai.enclave.config import EnclaveConfig
         from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
 
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)
-        attester = SimulatedAttester(tee=_SIMULATED_TEES[platform])
+        tees = {Platform.SIMULATED_TDX: TEE.INTEL_TDX, Platform.SIMULATED_SGX: TEE.INTEL_SGX}
+        attester = SimulatedAttester(tee=tees[platform])
         run(_serve(attester, settings, host, port, _announcer(platform, attester, as_json=as_json)))
 
 
 async def _serve(
     attester: Attester, config: EnclaveConfig, host: str, port: int, ready: Callable[[str, int], None]
 ) -> None:
+    import msgspec
+
     from blindai.channel.end import AttestedEnd
     from blindai.channel.server import AttestedProtocols
     from blindai.enclave.app import Application

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from blindai.client.connection import Connection
+from blindai.cli.console import err
 from blindai.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from blindai.client.connection import Connection
 
 Addr = Annotated[
     str | None,
@@ -33,13 +36,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 MAX_KEY_BYTES = 4096
 
 
-def connect(addr: str | None, policy: Path | None, key_file: Path | None, *, simulation: bool) -> Connection:
-    """Connect and attest, and say so if it is to a simulated platform.
+def connect(
+    addr: str | None, policy: Path | None, key_file: Path | None, *, simulation: bool, announce: bool = True
+) -> Connection:
+    """Connect and attest; with `announce`, say on standard error if it is to a simulated platform.
 
     Raises:
         BlindAIError: as `Connection`.
     """
-    return Connection(addr, api_key=read_key(key_file), policy=policy, simulation=simulation)
+    from blindai.client.connection import Connection
+
+    client = Connection(addr, api_key=read_key(key_file), policy=policy, simulation=simulation)
+    if announce and client.simulated:
+        err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
+    return client
 
 
 def read_key(path: Path | None) -> str | None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from blindai.attestation.result import AttestationResult, Check, Outcome
-from blindai.cli.console import err, error_fields, exit_code, out, print_json, reported
+from blindai.cli.console import error_fields, exit_code, harmless, out, print_error, print_json, reported
 from blindai.cli.target import Json, PolicyFile, Simulation, connect
 from blindai.errors import AttestationError
 
-_STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.SKIP: "dim"}
+if TYPE_CHECKING:
+    from blindai.attestation.result import AttestationResult, Check
 
-# Long values are cut in the short table; --explain and --json show them whole.
-_MAX_CELL = 58
+_STYLES = {"PASS": "green", "FAIL": "bold red", "SKIP": "dim"}
+
+# With the verdict in two lines, the whole answer is ten.
+MAX_ROWS = 8
+
+# Left out of the short table, in this order, until the rest fits: what passed here is relied on by the checks that
+# stay. --explain and --json show all.
+_IMPLIED = ("evidence", "endorsements", "channel")
+
+# Columns of the short table.
+_OUTCOME_WIDTH = 6
+_NAME_WIDTH = 37
 
 
 def verify(
@@ -28,66 +39,84 @@ def verify(
 ) -> None:
     """Attest a server and print one line for each check. Exits 0 only if every required check passes."""
     with reported(as_json=as_json):
+        from blindai.client.profile import resolve_address
+
+        address = resolve_address(addr).url
         try:
-            with connect(addr, policy, None, simulation=simulation) as client:
-                address, result = client.address, client.attestation
+            with connect(addr, policy, None, simulation=simulation, announce=False) as client:
+                result = client.attestation
         except AttestationError as error:
-            _refused(error, addr or "", explain=explain, as_json=as_json)
-    if as_json:
-        print_json({"address": address, "result": result.to_builtins()})
-        return
-    _print_checks(result, explain=explain)
-    until = f"{result.expires_at:%Y-%m-%d %H:%M} UTC" if result.expires_at else ""
-    out.print(f"[bold green]ACCEPTED[/]  {escape(address)}  {_platform(result)}, {result.mode}, until {until}")
+            _refused(error, address, explain=explain, as_json=as_json)
+        if as_json:
+            print_json({"address": address, "result": result.to_builtins()})
+            return
+        _print_checks(result, explain=explain)
+        passed, required = result.tally()
+        until = f", until {result.expires_at:%Y-%m-%d %H:%MZ}" if result.expires_at else ""
+        out.print(f"[bold green]ACCEPTED[/]  {passed} of {required} required checks, {_platform(result)}{until}")
+        out.print(f"          {escape(address)}")
 
 
-def _refused(error: AttestationError, addr: str, *, explain: bool, as_json: bool) -> None:
+def _refused(error: AttestationError, address: str, *, explain: bool, as_json: bool) -> None:
     result = error.result
     if as_json:
-        found = {"error": error_fields(error), "address": addr}
+        found = {"error": error_fields(error), "address": address}
         print_json(found if result is None else found | {"result": result.to_builtins()})
     else:
         if result is not None:
             _print_checks(result, explain=explain)
-        out.print(f"[bold red]REFUSED[/]  {escape(addr)}  {_platform(result)}".rstrip())
-        err.print(f"AttestationError: {error}", markup=False)
+        out.print("  ".join(filter(None, ["[bold red]REFUSED[/] ", _platform(result), escape(address)])))
+        out.file.flush()
+        print_error(error)
     raise typer.Exit(exit_code(error))
 
 
 def _platform(result: AttestationResult | None) -> str:
+    """What the enclave runs on, as far as it is known."""
     if result is None or result.claims is None:
         return ""
     return f"[bold yellow]SIMULATED[/] {result.claims.tee}" if result.simulated else str(result.claims.tee)
 
 
 def _print_checks(result: AttestationResult, *, explain: bool) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold" if explain else "ellipsis", no_wrap=not explain)
-    skipped = []
-    for check in result.checks:
-        if explain:
-            _explain(table, check)
-        elif check.outcome is Outcome.SKIP:
-            skipped.append(check)
-        elif check.outcome is Outcome.FAIL or check.step != "evidence":  # implied by the checks after it
-            table.add_row(_outcome(check), check.name, escape(_short(check.got)))
+    if explain:
+        for check in result.checks:
+            _explain(check)
+        return
+    made = [check for check in result.checks if check.outcome != "SKIP"]
+    skipped = [check for check in result.checks if check.outcome == "SKIP"]
+    for step in _IMPLIED:
+        if len(made) + bool(skipped) > MAX_ROWS:
+            made = [check for check in made if check.step != step or check.outcome == "FAIL"]
+    for check in made:
+        _print_row(check.outcome, check.name, _short(check.got))
     if skipped:
-        table.add_row(_outcome(skipped[0]), ", ".join(check.name for check in skipped), "")
-    out.print(table)
+        _print_row("SKIP", " and ".join(check.name for check in skipped) if len(skipped) < 3 else _rest(skipped), "")
 
 
-def _explain(table: Table, check: Check) -> None:
-    table.add_row(_outcome(check), check.name, f"[dim]{escape(check.code or check.step)}[/]")
+def _rest(skipped: list[Check]) -> str:
+    return f"{len(skipped)} further checks: {skipped[-1].got}"
+
+
+def _print_row(outcome: str, name: str, got: str) -> None:
+    row = Text.assemble((f"{outcome:<{_OUTCOME_WIDTH}}", _STYLES[outcome]), f"{name:<{_NAME_WIDTH}}", got)
+    row.rstrip()
+    row.truncate(out.width, overflow="ellipsis")
+    out.print(row)
+
+
+def _short(got: str) -> str:
+    from blindai.attestation.appraisal import abbreviated
+
+    return harmless(abbreviated(got))
+
+
+def _explain(check: Check) -> None:
+    outcome = f"[{_STYLES[check.outcome]}]{check.outcome:<{_OUTCOME_WIDTH}}[/]"
+    out.print(f"{outcome}{check.name}  [dim]{check.code or check.step}[/]")
+    table = Table.grid(padding=(0, 2, 0, 0))
     for label, value in (("expected", check.expected), ("got", check.got)):
         if value:
-            table.add_row("", f"  {label}", escape(value))
-
-
-def _outcome(check: Check) -> str:
-    return f"[{_STYLES[check.outcome]}]{check.outcome}[/]"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 3]}..."
+            table.add_row(f"{'':<{_OUTCOME_WIDTH}}{label:<8}", escape(harmless(value)))
+    if table.row_count:
+        out.print(table)
