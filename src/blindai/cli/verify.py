@@ -115,6 +115,8 @@ def _explain(check: Check) -> None:
     outcome = f"[{_STYLES[check.outcome]}]{check.outcome:<{_OUTCOME_WIDTH}}[/]"
     out.print(f"{outcome}{check.name}  [dim]{check.code or check.step}[/]")
     table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for label, value in (("expected", check.expected), ("got", check.got)):
         if value:
             table.add_row(f"{'':<{_OUTCOME_WIDTH}}{label:<8}", escape(harmless(value)))
