@@ -160,7 +160,7 @@ class Requirements(msgspec.Struct, frozen=True):
             )
         if status not in required.statuses:
             raise AttestationError(
-                "the enclave is genuine, but its host's firmware or microcode is not in a state that you accept",
+                "the host's firmware or microcode is not in a state that you accept",
                 code="tcb.status",
                 expected=f"{check.expected} ({place})",
                 got=status or NOT_REPORTED,

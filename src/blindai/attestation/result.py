@@ -40,8 +40,8 @@ class Mode(StrEnum):
 STEPS: dict[str, str] = {
     "channel": "TLS 1.3, attestation answered",
     "evidence": "evidence well-formed",
-    "endorsements": "vendor certificates and collateral",
-    "quote": "quote signed by genuine hardware",
+    "endorsements": "root, certificates and collateral",
+    "quote": "quote signed under that root",
     "binding": "bound to this connection, fresh",
     "platform": "platform allowed",
     "debug": "debug off, attributes strict",

@@ -92,7 +92,7 @@ class ConnectionBinding:
                         message, code=code, step="binding", expected=expected, got=seen, likely=likely
                     )
         return AttestationError(
-            "the evidence is genuine, but was not made for this connection",
+            "the evidence was not made for this connection",
             code="binding.report_data",
             step="binding",
             expected=self.report_data.hex(),

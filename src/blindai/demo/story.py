@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MODEL_ID = "clinic/breast-cancer"
 
-# Patients shown on the terminal; all of them are diagnosed.
-_SHOWN = 5
+# Patients of each diagnosis that are shown on the terminal; all of them are diagnosed.
+_SHOWN = 3
 
 
 class StoryFailed(Exception):
@@ -130,7 +130,7 @@ def _show_patients(console: Console, patients: Patients, labels: Any, probabilit
     for column in ("case", "diagnosis", "probability", "pathologist"):
         table.add_column(column)
     names = ("benign", "malignant")
-    for row in range(_SHOWN):
+    for row in sorted(row for malignant in (0, 1) for row in np.flatnonzero(patients.malignant == malignant)[:_SHOWN]):
         label = int(labels[row])
         table.add_row(
             str(patients.cases[row]),

@@ -215,7 +215,7 @@ def require_strict_attributes(quote: UnverifiedQuote) -> None:
     if quote.debug:
         raise _attributes(
             "debug",
-            "the enclave is genuine, but in debug mode: its host can read it",
+            "the enclave is in debug mode: its host can read it",
             expected="debug off",
             got="debug on",
             likely="a development build or launch option was deployed",
