@@ -476,6 +476,7 @@ def test_a_full_queue_says_come_back(start_server: Start, adder: bytes) -> None:
     server = start_server(EnclaveConfig(limits=Limits(max_queued_runs=2), runtime=Runtime(workers=1)), engine)
     server.upload("acme/add", adder)
     wires = [server.connect() for _ in range(3)]
+    body, _ = binary_request(ONES)
     for wire in wires:
         wire.begin_infer("acme/add", ONES)
     inference = server.application._inference
@@ -484,15 +485,17 @@ def test_a_full_queue_says_come_back(start_server: Start, adder: bytes) -> None:
         response = wire.infer("acme/add", ONES)
         response.assert_problem(503, "busy")
         assert response.headers["retry-after"] == "1"
-        # One who waits leaves: the place is free for another.
+        # One who waits leaves: nothing of the request is kept, and it will not run.
         wires.pop().reset()
-        server.eventually(lambda: inference.queued() == 1)
+        server.eventually(lambda: server.application.bodies.used == 2 * len(body))
+        wire.infer("acme/add", ONES).assert_problem(503, "busy")
         engine.gate.set()
+        for waiting in wires:
+            assert waiting.response().status == 200
+            waiting.close()
         assert wire.infer("acme/add", ONES).status == 200
-    for wire in wires:
-        assert wire.response().status == 200
-        wire.close()
     server.eventually(lambda: server.application.bodies.used == 0)
+    assert server.request("GET", "/v2/models/acme/add/stats").json["model_stats"][0]["inference_count"] == 3
 
 
 def test_a_delete_during_a_run_lets_it_end(start_server: Start, adder: bytes) -> None:

@@ -259,6 +259,19 @@ def test_responses_keep_the_order_of_pipelined_requests(server: RunningServer, m
             assert responses[1].json["name"] == "blindai"
 
 
+def test_requests_cut_anywhere_add_up_to_no_limit(server: RunningServer, model: str) -> None:
+    """The bytes and the time of a head are its own, even where every read ends in the middle of the next one."""
+    body, length = binary_request(ONES)
+    head = infer_head(
+        model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}", "X: " + "x" * 900
+    )
+    with server.connect() as wire:
+        wire.send(head[:50])
+        for _ in range(60):
+            wire.send(head[50:] + body + head[:50])
+            assert wire.response().status == 200
+
+
 def test_pipelining_has_a_limit(server: RunningServer) -> None:
     with server.connect() as wire:
         wire.send(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * (MAX_PIPELINED_REQUESTS + 20))

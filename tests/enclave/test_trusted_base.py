@@ -27,7 +27,7 @@ def test_the_enclave_is_loaded(loaded: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["pydantic", "torch", "sqlalchemy", "fastapi", "requests", "httpx2", "typer", "rich", "onnx"]
+    "package", ["pydantic", "torch", "sqlalchemy", "fastapi", "requests", "httpx2", "typer", "onnx"]
 )
 def test_it_loads_nothing_it_does_not_need(loaded: set[str], package: str) -> None:
     assert package not in loaded

@@ -81,6 +81,8 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         self._deaf = False
         self._in_trailers = False
         self._waiting = _Waiting.NOTHING
+        self._requests = 0
+        self._watched = (0, _Waiting.NOTHING)
         self._waiting_since = 0.0
         self._waiting_bytes = 0
         self._progress = 0.0
@@ -102,7 +104,6 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        before = self._waiting
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -111,7 +112,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             if not self._deaf:
                 self._refuse(parser_refusal(error))
         if self._waiting is not _Waiting.NOTHING and not self._deaf:
-            self._watch(before, len(data))
+            self._watch(len(data))
 
     def eof_received(self) -> None:
         pass
@@ -164,6 +165,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._in_trailers = False
+        self._requests += 1
         self._waiting = _Waiting.HEAD
 
     def on_url(self, url: bytes) -> None:
@@ -355,7 +357,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
             self._active = self._queue.popleft()
             self._start(self._active)
         elif self._refusal is not None:
-            self._writerefusal(self._refusal)
+            self._write_refusal(self._refusal)
         else:
             self._idle_since = self.loop.time()
             self._arm(self._idle_since + self.timeouts.idle_ms / 1000)
@@ -384,11 +386,11 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         elif self._queue and self._queue[-1] is latest:
             self._abandon(self._queue.pop())
         if exchange is None:
-            self._writerefusal(reply)
+            self._write_refusal(reply)
         else:
             self._refusal = reply
 
-    def _writerefusal(self, reply: Reply) -> None:
+    def _write_refusal(self, reply: Reply) -> None:
         self._refusal = None
         self.transport.writelines(self._render(reply, keep_alive=False))
         self._linger()
@@ -422,13 +424,15 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
 
     # Time. One timer for each connection; it is moved only when something is due earlier than it.
 
-    def _watch(self, before: _Waiting, size: int) -> None:
+    def _watch(self, size: int) -> None:
         """Note the progress of a request that is incomplete after `size` more bytes."""
         now = self._progress = self.loop.time()
-        if before is self._waiting:
+        waiting = (self._requests, self._waiting)
+        if waiting == self._watched:
             self._waiting_bytes += size
         else:
-            self._waiting_since, self._waiting_bytes = now, 0
+            # Of these bytes some may belong to what came before.
+            self._watched, self._waiting_since, self._waiting_bytes = waiting, now, 0
         if self._waiting is _Waiting.HEAD and self._waiting_bytes > self.limits.max_header_bytes:
             self._refuse(headers_too_large(self.limits))
         else:

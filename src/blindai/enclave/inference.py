@@ -37,14 +37,24 @@ _INLINE_PATIENCE: Final = 0.1
 _DISAPPOINTMENT: Final = 10
 
 
-class _Job(NamedTuple):
-    """One request whose headers have been read."""
+class _Job:
+    """One request whose headers have been read. Dropping it frees its body, though it may still stand in the queue."""
 
-    version: ModelVersion
-    session: Session
-    header_length: int | None
-    body: bytes
-    kind: tuple[int, int]
+    __slots__ = ("body", "dropped", "header_length", "kind", "session", "version")
+
+    def __init__(
+        self, version: ModelVersion, session: Session, header_length: int | None, body: bytes, kind: tuple[int, int]
+    ) -> None:
+        self.version = version
+        self.session = session
+        self.header_length = header_length
+        self.body = body
+        self.kind = kind
+        self.dropped = False
+
+    def drop(self) -> None:
+        self.dropped = True
+        self.body = b""
 
 
 class _Ran(NamedTuple):
@@ -167,14 +177,17 @@ class Inference:
             raise Unavailable("the enclave has as many requests waiting as it may", code="busy", hint="try again soon")
         loop = asyncio.get_running_loop()
         submitted = time.perf_counter_ns()
-        run = self._executor.submit(self._run, job, submitted, self._patience)
+        run = self._executor.submit(self._run_unless_dropped, job, submitted)
         self._handed_over += 1
         answer: asyncio.Future[Reply] = loop.create_future()
         run.add_done_callback(lambda run: loop.call_soon_threadsafe(self._settle, job, submitted, run, answer))
-        answer.add_done_callback(partial(_forget, run))
+        answer.add_done_callback(partial(_forget, job))
         return answer
 
-    def _settle(self, job: _Job, submitted: int, run: Future[_Ran], answer: asyncio.Future[Reply]) -> None:
+    def _run_unless_dropped(self, job: _Job, submitted: int) -> _Ran | None:
+        return None if job.dropped else self._run(job, submitted, self._patience)
+
+    def _settle(self, job: _Job, submitted: int, run: Future[_Ran | None], answer: asyncio.Future[Reply]) -> None:
         """Back on the event loop: a run handed over has ended, or was dropped before it began."""
         self._handed_over -= 1
         job.version.end_run()
@@ -184,9 +197,10 @@ class Inference:
         error = run.exception()
         if error is None:
             ran = run.result()
-            self._succeeded(job, ran.times, inline=False)
-            if not answer.done():
-                answer.set_result(ran.reply)
+            if ran is not None:
+                self._succeeded(job, ran.times, inline=False)
+                if not answer.done():
+                    answer.set_result(ran.reply)
             return
         self._failed(job.version, error, time.perf_counter_ns() - submitted)
         if not answer.done():
@@ -219,7 +233,7 @@ def header_length_of(headers: Headers) -> int | None:
     return v2.parse_header_length(found)
 
 
-def _forget(run: Future[_Ran], answer: asyncio.Future[Reply]) -> None:
-    """Drop a queued run whose client has gone."""
+def _forget(job: _Job, answer: asyncio.Future[Reply]) -> None:
+    """Drop a run whose client has gone. Its place in the queue stays taken, or clients who leave could fill memory."""
     if answer.cancelled():
-        run.cancel()
+        job.drop()
