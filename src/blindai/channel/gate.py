@@ -28,8 +28,8 @@ MAX_REQUEST_BODY_BYTES = 1024
 # Evidence with collateral is about 30 KB in base64; composite evidence of eight GPUs stays below this.
 MAX_ANSWER_BYTES = 2 << 20
 
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{128}$")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Hex64 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{128}\Z")]
 
 
 class GateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
