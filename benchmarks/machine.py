@@ -1,0 +1,82 @@
+"""The machine that measures: what it is, and whether two processes really get two cores now."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+# Below this a client and a server on "their own" cores wait for each other, and no ratio means anything.
+LEAST_SCALING = 1.8
+
+_SPIN = """
+import sys, time
+sys.stdin.readline()
+end, count = time.perf_counter() + {seconds}, 0
+while time.perf_counter() < end:
+    count += 1
+print(count)
+"""
+_PACKAGES = ("cryptography", "httptools", "numpy", "onnxruntime", "pyopenssl", "uvicorn", "uvloop")
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process on one core, where the system can do that. A pid of 0 is this process."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, {core})
+
+
+def spin_scaling(seconds: float) -> float:
+    """The work of two busy processes together, as a multiple of what one does alone: 2 on two free cores."""
+    (alone,) = _spin(seconds, 1)
+    return sum(_spin(seconds, 2)) / alone
+
+
+def _spin(seconds: float, processes: int) -> list[int]:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SPIN.format(seconds=seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    time.sleep(0.2)  # until all of them wait for the line
+    for process in started:
+        if process.stdin is not None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+    return [int(process.communicate()[0]) for process in started]
+
+
+def describe() -> dict[str, str]:
+    """The machine and the software, without names of hosts, users or folders."""
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "processor": _processor(),
+        "cores": str(len(cores())),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {platform.machine()}" if names else platform.machine()

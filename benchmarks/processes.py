@@ -1,0 +1,102 @@
+"""Servers in processes of their own, on the last core; the client that measures them has the first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import blindai
+from machine import cores, pin
+from workload import MODEL, tiny_model
+
+HERE = Path(__file__).resolve().parent
+STOP_SECONDS = 10.0
+
+
+class Server:
+    """A running server. What it announced is in `said`."""
+
+    def __init__(self, process: subprocess.Popen[str], said: dict[str, Any]) -> None:
+        self.process = process
+        self.said = said
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.said.get("port") or str(self.said["address"]).rpartition(":")[2])
+
+
+@contextmanager
+def started(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Server]:
+    """Run a server until the block ends. It says where it listens with one JSON object on its standard output.
+
+    Raises:
+        RuntimeError: it ended before it listened.
+    """
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (env or {}), cwd=cwd
+    )
+    try:
+        pin(process.pid, cores()[-1])
+        yield Server(process, _announcement(process))
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@contextmanager
+def enclave() -> Iterator[Server]:
+    """`blindai serve` as anybody would start it, with the model in it."""
+    with started([sys.executable, "-m", "blindai", "serve", "--port", "0", "--json"]) as server:
+        logging.getLogger("blindai").setLevel(logging.ERROR)  # that it is simulated goes without saying here
+        with blindai.Connection(str(server.said["address"]), simulation=True, progress=False) as connection:
+            connection.upload_model(tiny_model(), model_id=MODEL)
+        yield server
+
+
+@contextmanager
+def script(name: str, *arguments: str) -> Iterator[Server]:
+    """A server of this folder."""
+    with started([sys.executable, str(HERE / name), *arguments]) as server:
+        yield server
+
+
+@contextmanager
+def client_core() -> Iterator[None]:
+    """Keep this process on the first core, so that client and server do not chase each other."""
+    allowed = cores()
+    pin(0, allowed[0])
+    try:
+        yield
+    finally:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, set(allowed))
+
+
+def _announcement(process: subprocess.Popen[str]) -> dict[str, Any]:
+    text = ""
+    while process.stdout is not None:
+        line = process.stdout.readline()
+        if not line:
+            break
+        text += line
+        if line == "}\n" or (line.startswith("{") and line.endswith("}\n")):
+            said: dict[str, Any] = json.loads(text)
+            return said
+    raise RuntimeError(f"{process.args!r} ended before it listened")

@@ -1,0 +1,143 @@
+"""What serving adds to a bare run of the model, by size of input: goals 1 and 2."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from peer import PEERS, Peer, grpc_lane
+from processes import Server, client_core, enclave, script
+from rawclient import RawClient
+from report import Goal, Table
+from timing import FULL, QUICK, Effort, Lane, Repeated, Run, Spread, interleave, ratio
+from workload import MODEL, SIZES, Size, http_request, session, tiny_model
+
+BARE = "bare"
+OURS = "BlindAI, attested TLS"
+UVICORN_TLS = "uvicorn, TLS"
+UVICORN = "uvicorn, no TLS"
+
+METHOD = (
+    "One client, one connection, one request at a time, to a server on another core. The model looks at sixteen"
+    " floats whatever it is sent, so its run costs the same at every size. Shown is what the p50 of a request has over"
+    " the p50 of `InferenceSession.run` in the client's process, in microseconds. The HTTP client is a socket of"
+    " Python's `ssl` (or a plain one) that writes a prepared request and does not parse the answer; to the enclave it"
+    " opens the gate first. The gRPC client sends a request that was encoded beforehand. Peers run without TLS, without"
+    " access logs and metrics, with the model on their event loop. MLServer takes binary tensors by gRPC only."
+)
+
+# JSON of this many numbers takes a second or so for each request.
+_LARGEST_JSON = 150_000
+
+
+def measure(effort: Effort, ours: Server, *, peers: bool = True) -> Table:
+    """Install the peers where wanted, start what `ours` is compared with, and measure."""
+    model = tiny_model()
+    notes = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = folder / "tiny.onnx"
+        path.write_bytes(model)
+        plain = {
+            UVICORN_TLS: stack.enter_context(script("plain_server.py")),
+            UVICORN: stack.enter_context(script("plain_server.py", "--no-tls")),
+        }
+        running: list[tuple[Peer, Server]] = []
+        for peer in PEERS if peers else ():
+            reason = peer.install()
+            if reason:
+                notes.append(f"{peer.name} could not be installed here: {reason}")
+                continue
+            try:
+                running.append((peer, stack.enter_context(peer.serve(path))))
+            except RuntimeError as error:
+                notes.append(f"{peer.name} could not be run here: {error}")
+        stack.enter_context(client_core())
+        runs = {size: _run(size, effort, model, folder, ours, plain, running) for size in SIZES}
+    return _table(runs, notes)
+
+
+def _run(
+    size: Size,
+    effort: Effort,
+    model: bytes,
+    folder: Path,
+    ours: Server,
+    plain: dict[str, Server],
+    peers: list[tuple[Peer, Server]],
+) -> Run:
+    with ExitStack() as stack:
+        values = size.values()
+        lanes: list[Lane] = [Repeated(BARE, partial(session(model).run, None, {"x": values}))]
+        attested = RawClient(ours.port)
+        stack.callback(attested.close)
+        attested.open_gate()
+        lanes.append(Repeated(OURS, partial(attested.exchange, http_request(size, f"/v2/models/{MODEL}/infer"))))
+        for name, server in plain.items():
+            client = RawClient(server.port, tls=name == UVICORN_TLS)
+            stack.callback(client.close)
+            lanes.append(Repeated(name, partial(client.exchange, http_request(size, "/v2/models/tiny/infer"))))
+        tensor = folder / "tensor.bin"
+        tensor.write_bytes(values.tobytes())
+        for peer, server in peers:
+            if peer.binary or size.elements <= _LARGEST_JSON:
+                client = RawClient(server.port, tls=False)
+                stack.callback(client.close)
+                request = http_request(size, "/v2/models/tiny/infer", binary=peer.binary)
+                form = "binary" if peer.binary else "JSON"
+                lanes.append(Repeated(f"{peer.name}, REST {form}, no TLS", partial(client.exchange, request)))
+            lanes.append(grpc_lane(stack, f"{peer.name}, gRPC, no TLS", peer, server, tensor))
+        return interleave(lanes, effort)
+
+
+def _table(runs: dict[Size, Run], notes: list[str]) -> Table:
+    small, middle, _ = SIZES
+    names = list(dict.fromkeys(name for run in runs.values() for name in run.p50))
+    rows = [["bare run (p50)", *(runs[size].spread(BARE).text(1) for size in SIZES)]]
+    for name in names:
+        if name != BARE:
+            cells = [Spread.of(run.added(name, BARE)).text() if name in run.p50 else "-" for run in runs.values()]
+            rows.append([name, *cells])
+    against = [
+        _against(runs, UVICORN_TLS, "over uvicorn with TLS"),
+        _against(runs, UVICORN, "over uvicorn without TLS"),
+    ]
+    return Table(
+        title="Serving: microseconds added to a bare run",
+        method=METHOD,
+        columns=["", *(size.label for size in SIZES)],
+        rows=rows + against,
+        goals=[
+            Goal(1, "tiny model, 4 KB, attested TLS: added p50", 75, Spread.of(runs[small].added(OURS, BARE)), "us"),
+            Goal(1, "the same against the best peer without TLS", 0.25, _best(runs[small])),
+            Goal(2, "600 KB tensor: added p50 against the best peer", 0.6, _best(runs[middle])),
+        ],
+        notes=notes,
+        raw={size.label: run.p50 for size, run in runs.items()},
+    )
+
+
+def _against(runs: dict[Size, Run], other: str, label: str) -> list[str]:
+    cells = [ratio(run.added(OURS, BARE), run.added(other, BARE)).text(2) for run in runs.values()]
+    return [f"BlindAI {label} (ratio)", *cells]
+
+
+def _best(run: Run) -> Spread | None:
+    """The ratio to the peer that adds least."""
+    peers = [name for name in run.p50 if name.startswith(tuple(peer.name for peer in PEERS))]
+    if not peers:
+        return None
+    best = min(peers, key=lambda name: Spread.of(run.added(name, BARE)).median)
+    return ratio(run.added(OURS, BARE), run.added(best, BARE))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
+    options = parser.parse_args()
+    with enclave() as server:
+        print(measure(QUICK if options.quick else FULL, server, peers=not options.no_peers).markdown())
