@@ -7,21 +7,18 @@ variable. Address, port and log format are not part of it: they concern the host
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from blindai.crypto.canonical import canonical
+from blindai.channel.statement import config_digest
 from blindai.enclave.limits import GIB, KIB, MIB
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DIGEST_LABEL: Final = b"blindai/config/v1\0"
 
 # A configuration is a page of text; anything larger is another file given by mistake.
 MAX_CONFIG_BYTES: Final = 256 * KIB
@@ -109,8 +106,8 @@ class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hex over the label and the canonical encoding of all settings, defaults included."""
-        return hashlib.sha256(DIGEST_LABEL + canonical(msgspec.to_builtins(self))).hexdigest()
+        """The statement's `config_digest`, over all settings, defaults included."""
+        return config_digest(msgspec.to_builtins(self))
 
     @classmethod
     def parse(cls, text: str, source: str) -> EnclaveConfig:
@@ -156,7 +153,7 @@ def _explain(message: str, source: str) -> ConfigurationError:
         return ConfigurationError(
             f"{source} has the key {key!r}, which no setting is called",
             code="configuration.unknown_key",
-            hint="remove it, or see docs/configuration.md for the settings there are",
+            hint="remove it, or see docs/reference/configuration.md for the settings there are",
         )
     where = _WHERE.fullmatch(message)
     detail = f"{where['where']}: {where['what']}" if where else message

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from blindai.errors import InvalidModel
+from blindai.wire.model_format import HEAD_BYTES, foreign_format
 from blindai.wire.tensor import quoted
 
 if TYPE_CHECKING:
@@ -45,23 +46,6 @@ _FOREIGN: Mapping[int, str] = {
 }  # fmt: skip
 
 _EXPORT = "export the model to ONNX, with torch.onnx.export for example"
-_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"\x80\x02", "a Python pickle (torch.save, joblib)", _EXPORT),
-    (0, b"\x80\x03", "a Python pickle (torch.save, joblib)", _EXPORT),
-    (0, b"\x80\x04", "a Python pickle (torch.save, joblib)", _EXPORT),
-    (0, b"\x80\x05", "a Python pickle (torch.save, joblib)", _EXPORT),
-    (0, b"PK\x03\x04", "a zip archive (torch .pt, .keras, .npz)", _EXPORT),
-    (0, b"\x1f\x8b", "a gzip archive", "unpack it and upload the ONNX file in it"),
-    (257, b"ustar", "a tar archive", "upload a bundle with Content-Type application/x-tar"),
-    (0, b"GGUF", "a GGUF file (llama.cpp)", "language models in GGUF are not served; export the model to ONNX"),
-    (8, b"{", "a safetensors file, which holds weights but no graph", _EXPORT),
-    (0, b"\x89HDF", "an HDF5 file (Keras)", "convert it with tf2onnx"),
-    (4, b"TFL3", "a TensorFlow Lite model", "convert it with tf2onnx"),
-    (4, b"ORTM", "an ONNX Runtime .ort model", "upload the ONNX file that it was made from"),
-    (0, b"\x93NUMPY", "a NumPy array", _EXPORT),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file it points to", "fetch the file: git lfs pull"),
-    (0, b"<", "an XML or HTML text (OpenVINO, PMML, or a web page)", "check what was downloaded; upload an ONNX file"),
-)  # fmt: skip
 _TENSORFLOW = "a TensorFlow SavedModel or graph"
 
 MAX_PRODUCER_NAME = 1024
@@ -122,9 +106,9 @@ def inspect(model: Buffer) -> OnnxFile:
 
 
 def _refuse_known_formats(data: memoryview) -> None:
-    for offset, magic, what, hint in _MAGIC:
-        if data[offset : offset + len(magic)] == magic and (what[:6] != "a safe" or data[4:8] == bytes(4)):
-            _not_onnx(f"it is {what}", hint)
+    known = foreign_format(bytes(data[:HEAD_BYTES]))
+    if known is not None:
+        _not_onnx(f"it is {known.what}", known.hint)
 
 
 def _not_onnx(why: str, hint: str = _EXPORT) -> NoReturn:

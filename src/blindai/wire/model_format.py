@@ -39,9 +39,9 @@ _FORMATS: Final[tuple[tuple[int, bytes, ForeignFormat], ...]] = tuple(
         (0, b"\x89HDF", "an HDF5 file, such as older Keras writes", _EXPORT),
         (0, b"\x93NUMPY", "a NumPy array", _EXPORT),
         (4, b"TFL3", "a TensorFlow Lite model", _EXPORT),
-        (4, b"ORTM", "a model in ONNX Runtime's own format", "give the ONNX file that it was made from"),
+        (4, b"ORTM", "a model in ONNX Runtime's own format (.ort)", "give the ONNX file that it was made from"),
         (0, b"version https://git-lfs", "a Git LFS pointer, not the file it stands for", "fetch it: git lfs pull"),
-        (0, b"<", "a text, perhaps a web page", "look at what was downloaded"),
+        (0, b"<", "an XML or HTML text (OpenVINO, PMML, or a web page)", "look at what was downloaded"),
     )
 )
 
