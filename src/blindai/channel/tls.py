@@ -81,7 +81,8 @@ class TLSPipe:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the wire."""
-        self._connection.bio_write(data)
+        if data:  # OpenSSL takes nothing for an error
+            self._connection.bio_write(data)
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is complete.
