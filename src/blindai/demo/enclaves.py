@@ -39,20 +39,22 @@ EnclaveHttpProtocol.data_received = _spying_data_received
 
 
 @contextmanager
-def served(package_parent: Path | None = None) -> Iterator[str]:
+def served(package_parent: Path | None = None, *, config: Path | None = None) -> Iterator[str]:
     """`blindai serve` in a process of its own; its address.
 
     Args:
         package_parent: the folder that holds the `blindai` package to run; by default the package that is running.
+        config: the server's configuration; by default its defaults.
 
     Raises:
         Unavailable: `unavailable.start`, it ended before it listened.
     """
     parent = package_parent or Path(blindai.__file__).parents[1]
+    options = [] if config is None else ["--config", str(config)]
     paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         # -P: a folder called blindai in the current one is not to be run in place of the package.
-        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", "--json", "--log-format", "json"],
+        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", "--json", "--log-format", "json", *options],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
