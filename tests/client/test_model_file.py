@@ -288,8 +288,8 @@ def test_missing_data_files_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "w2").unlink()
     error = refusal(path)
     assert error.code == "model.external_data_missing"
-    assert "w0, w2" in error.message
-    assert "w1" not in error.message
+    listed = error.message.rpartition(": ")[2]  # the folder before it may be called anything
+    assert listed == "w0, w2"
     assert str(tmp_path.resolve()) in error.hint
 
 
