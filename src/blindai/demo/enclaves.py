@@ -52,7 +52,7 @@ def served(package_parent: Path | None = None, *, config: Path | None = None) ->
     parent = package_parent or Path(blindai.__file__).parents[1]
     options = [] if config is None else ["--config", str(config)]
     paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - this very program, and no shell
         # -P: a folder called blindai in the current one is not to be run in place of the package.
         [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", "--json", "--log-format", "json", *options],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
