@@ -7,6 +7,7 @@ end of the stream. It returns its value. Nothing in a flow touches a socket, a t
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 from collections import deque
@@ -228,8 +229,13 @@ class AsyncStream(asyncio.Protocol):
 def _unreachable(host: str, port: int, error: OSError) -> Unavailable:
     if isinstance(error, TimeoutError):
         return Unavailable(f"no answer from {host}:{port} in time", code="unavailable.timeout")
+    # asyncio puts words of its own, with the address once more, in place of the system's.
+    if error.errno is None or isinstance(error, socket.gaierror):
+        reason = error.strerror or str(error)
+    else:
+        reason = os.strerror(error.errno)
     return Unavailable(
-        f"cannot connect to {host}:{port}: {error.strerror or error}",
+        f"cannot connect to {host}:{port}: {reason}",
         code="unavailable.connect",
         hint="check the address, and that `blindai serve` is running there",
     )
