@@ -22,7 +22,8 @@ GATE_SECONDS = 10.0
 # One fresh gate after a refused resumed one, and one to spare.
 MAX_GATE_REQUESTS = 3
 
-# What is queued when a connection ends still goes out; a peer that takes nothing of it for this long is cut.
+# What is queued when a connection ends still goes out; a peer that takes nothing of it for this long is cut. So is one
+# that has been refused and goes on sending.
 LINGER_SECONDS = 5.0
 
 _TLS_HANDSHAKE_RECORD = 0x16  # RFC 8446, section 5.1
@@ -162,6 +163,17 @@ class AttestedProtocol(asyncio.Protocol):
         self._deadline.cancel()
         self._linger(self._transport.get_write_buffer_size())
 
+    def _part(self) -> None:
+        """End a connection that was refused, but discard for a while what the peer still sends.
+
+        Closing at once would reset the connection, which could destroy the refusal before the peer has read it
+        (RFC 9112, section 9.6).
+        """
+        self._deadline.cancel()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._deadline = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+
     def _linger(self, queued: int) -> None:
         self._deadline = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._cut_if_stuck, queued)
 
@@ -265,7 +277,10 @@ class AttestedProtocol(asyncio.Protocol):
             return
         self.send(_http_answer(refusal.status, refusal.body, keep_alive=not refusal.fatal))
         if refusal.fatal:
-            self.finish()
+            self._state = _State.CLOSED
+            self._pipe.close()
+            self._flush()
+            self._part()
         else:
             self._state = _State.GATE
             self._reader = _GateReader()
@@ -276,7 +291,9 @@ class AttestedProtocol(asyncio.Protocol):
         if data[:1].isalpha():
             problem = gate.GateProblem(error="this port speaks attested TLS only: use https", code="channel.plain_http")
             self._transport.write(_http_answer(400, gate.encoder.encode(problem), keep_alive=False))
-        self._end_soon()
+            self._part()
+        else:
+            self._end_soon()
 
     def _too_slow(self) -> None:
         _log.info("gate_timeout", state=self._state.name)
@@ -296,7 +313,7 @@ class AttestedProtocols:
     def close(self) -> None:
         """Cut the connections whose gate is shut; those past it belong to the inner protocol."""
         for protocol in list(self._waiting):
-            protocol.abandon()
+            protocol.abort()
 
 
 class PlaintextTransport(asyncio.Transport):
@@ -360,15 +377,16 @@ class _GateReader:
         Raises:
             GateRefusal: this is not a gate request, or more than one.
         """
-        if not self._in_body:
+        in_head = not self._in_body
+        if in_head:
             self._head_bytes += len(data)
-            # The body may have come with the end of the head.
-            if self._head_bytes > gate.MAX_REQUEST_HEAD_BYTES + gate.MAX_REQUEST_BODY_BYTES:
-                raise GateRefusal(431, "gate.too_large", "the head of a gate request is a few short lines")
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise self._refusal or GateRefusal(400, "gate.http", "this is not an HTTP/1.1 request") from error
+        # The body may have come with the end of the head.
+        if in_head and self._head_bytes > gate.MAX_REQUEST_HEAD_BYTES + gate.MAX_REQUEST_BODY_BYTES:
+            raise GateRefusal(431, "gate.too_large", "the head of a gate request is a few short lines")
         return self._body if self._complete else None
 
     @staticmethod
