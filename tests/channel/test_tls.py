@@ -276,3 +276,25 @@ def certificate_of(key: Any) -> x509.Certificate:
 def test_a_key_that_does_not_fit_the_certificate(keyset: PrivateKeyset) -> None:
     with pytest.raises(SSL.Error):
         server_context(ec.generate_private_key(ec.SECP256R1()), keyset.certificate())
+
+
+@given(lengths=st.lists(st.integers(0, 3) | st.integers(16_380, 16_390) | st.integers(0, 200_000), max_size=6))
+@settings(deadline=None)
+def test_portions_are_the_same_bytes_in_bounded_pieces(lengths: list[int]) -> None:
+    data = os.urandom(sum(lengths))
+    parts = [data[sum(lengths[:index]) : sum(lengths[: index + 1])] for index in range(len(lengths))]
+    portions = list(tls.pieces(parts))
+    assert b"".join(portions) == data
+    assert all(len(portion) <= tls.PIECE_BYTES for portion in portions)
+
+
+def test_a_small_request_is_one_record() -> None:
+    assert list(tls.pieces([b"head", b"json", memoryview(b"tensor")])) == [b"headjsontensor"]
+
+
+def test_many_medium_parts_go_out_as_they_come(context: SSL.Context) -> None:
+    client, server = TLSPipe(client_context(), server=False), TLSPipe(context, server=True)
+    shake(client, server)
+    for piece in tls.pieces([bytes(40_000)] * 5):
+        client.write(piece)
+    assert len(client.outgoing()) > 200_000

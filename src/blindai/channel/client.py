@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import chain
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -27,7 +28,7 @@ from blindai.channel.statement import (
     Statement,
     config_digest,
 )
-from blindai.channel.tls import TLSFailure, TLSPipe, client_context
+from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, client_context, pieces
 from blindai.errors import AttestationError, Unavailable
 
 # OpenSSL's reason strings for "the peer will not speak TLS 1.3", from either side's point of view.
@@ -395,17 +396,22 @@ class AttestedChannel:
         application: bool = True,
     ) -> Flow[Answer]:
         reader = AnswerReader(max_answer_bytes)
+        parts: Iterable[bytes | bytearray | memoryview] = chain((head,), body)
         try:
-            self._pipe.write(head)
             if expect_continue:
+                self._pipe.write(head)
                 yield self._take(application=application)
                 while reader.answer is None and not reader.continued:
                     yield from self._read_into(reader)
+                parts = body
             if reader.answer is None:
-                for part in body:
-                    self._pipe.write(part)
-                    if len(part) >= _FLUSH_BYTES:
+                waiting = 0
+                for piece in pieces(parts):
+                    self._pipe.write(piece)
+                    waiting += len(piece)
+                    if waiting >= PIECE_BYTES:
                         yield self._take(application=application)
+                        waiting = 0
                 if outgoing := self._take(application=application):
                     yield outgoing
             while reader.answer is None:
@@ -442,9 +448,6 @@ class AttestedChannel:
 
 # How much of a stranger's words an error repeats.
 _MAX_QUOTED = 200
-
-# Encrypt up to this much before it is handed to the socket: few system calls, bounded memory.
-_FLUSH_BYTES = 1 << 16
 
 
 def _unbound(

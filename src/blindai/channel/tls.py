@@ -7,7 +7,7 @@ ticket names a session that was never stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 # The largest TLS 1.3 plaintext record (RFC 8446, section 5.1): SSL_read returns at most one.
 RECORD_BYTES = 1 << 14
 
-# Read from the outgoing buffer in pieces of this size: large tensors go out in few system calls.
-OUTGOING_BYTES = 1 << 18
+# Encrypt and send large bodies in pieces of this size: few system calls, and all buffers stay below the size (128 KiB)
+# from which the C library asks the system for fresh, empty pages each time, which costs more than the encryption.
+PIECE_BYTES = 4 * RECORD_BYTES
+
+# What one piece becomes, with the header, the type and the tag of each record, fits in one read.
+_OUTGOING_BYTES = PIECE_BYTES + (1 << 12)
 
 
 class TLSFailure(Exception):
@@ -129,18 +133,19 @@ class TLSPipe:
 
     def outgoing(self) -> bytes:
         """All bytes that wait to be put on the wire."""
-        chunks = list(self._outgoing())
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunk = self._take()
+        if len(chunk) < _OUTGOING_BYTES:
+            return chunk
+        chunks = [chunk]
+        while chunk := self._take():
+            chunks.append(chunk)
+        return b"".join(chunks)
 
-    def _outgoing(self) -> Iterable[bytes]:
-        while True:
-            try:
-                chunk = self._connection.bio_read(OUTGOING_BYTES)
-            except SSL.WantReadError:
-                return
-            yield chunk
-            if len(chunk) < OUTGOING_BYTES:
-                return
+    def _take(self) -> bytes:
+        try:
+            return self._connection.bio_read(_OUTGOING_BYTES)
+        except SSL.WantReadError:
+            return b""
 
     def close(self) -> None:
         """Queue close_notify (RFC 8446, section 6.1)."""
@@ -183,3 +188,23 @@ def _reason(error: SSL.Error) -> str:
     if error.args and error.args[0]:
         return str(error.args[0][-1][-1])
     return "unknown TLS error"
+
+
+def pieces(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes | bytearray | memoryview]:
+    """The same bytes in good portions: small parts that fit one record are joined, large ones cut at `PIECE_BYTES`."""
+    small: list[bytes | bytearray | memoryview] = []
+    size = 0
+    for part in parts:
+        length = len(part)
+        if size + length > RECORD_BYTES and small:
+            yield b"".join(small)
+            small, size = [], 0
+        if length <= RECORD_BYTES:
+            small.append(part)
+            size += length
+            continue
+        view = memoryview(part)
+        for start in range(0, length, PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
+    if small:
+        yield small[0] if len(small) == 1 else b"".join(small)
