@@ -11,6 +11,7 @@ import pytest
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.attesters.simulated import SimulatedAttester
+from blindai.attestation.evidence import TEE, Evidence
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult
@@ -20,8 +21,28 @@ from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.end import AttestedEnd
 from blindai.channel.flow import BlockingStream
 from blindai.channel.server import AttestedProtocol, AttestedProtocols
+from blindai.errors import Unavailable
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: enclave\r\n\r\n"
+
+
+class SwitchableAttester:
+    """Another attester that can be slow, or out of order."""
+
+    simulated = True
+
+    def __init__(self, inner: Attester, *, quick: bool = True) -> None:
+        self._inner = inner
+        self.tee: TEE = inner.tee
+        self.quick = quick
+        self.broken = False
+        self.calls: list[tuple[bytes, int]] = []
+
+    def attest(self, report_data: bytes) -> Evidence:
+        self.calls.append((report_data, threading.get_ident()))
+        if self.broken:
+            raise Unavailable("the quoting service is down", code="unavailable.quoting")
+        return self._inner.attest(report_data)
 
 
 class Recorder(asyncio.Protocol):
@@ -44,8 +65,8 @@ class RunningEnd:
     def __init__(self, end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None) -> None:
         self.end = end
         self.received = bytearray()
-        self._make = AttestedProtocols(end)
-        self._protocols: list[AttestedProtocol] = []
+        self.make = AttestedProtocols(end)
+        self.protocols: list[AttestedProtocol] = []
         self._inner = inner or (lambda: Recorder(self.received))
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -65,13 +86,30 @@ class RunningEnd:
         await self._stop.wait()
         await asyncio.sleep(0.05)  # connections that were just accepted get their protocol
         server.close()
-        for protocol in self._protocols:
-            protocol._transport.abort()
+        for protocol in self.protocols:
+            protocol.abort()
         await asyncio.sleep(0.01)
 
     def _protocol(self) -> asyncio.Protocol:
-        self._protocols.append(self._make(self._inner))
-        return self._protocols[-1]
+        self.protocols.append(self.make(self._inner))
+        return self.protocols[-1]
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """The result of `function`, called on the server's event loop."""
+
+        async def wrapped() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(20)
+
+    def eventually(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition`, looked at on the server's event loop, holds."""
+
+        async def wait() -> None:
+            while not condition():
+                await asyncio.sleep(0.005)
+
+        asyncio.run_coroutine_threadsafe(wait(), self._loop).result(20)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -140,6 +178,11 @@ def root() -> SimulatedRoot:
 @pytest.fixture
 def attester(root: SimulatedRoot) -> Attester:
     return SimulatedAttester(root=root)
+
+
+@pytest.fixture
+def switchable(attester: Attester) -> SwitchableAttester:
+    return SwitchableAttester(attester)
 
 
 @pytest.fixture

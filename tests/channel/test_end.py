@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from blindai.attestation.attesters.attester import Attester
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.evidence import Evidence
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import Checklist
 from blindai.attestation.simulated.root import SimulatedRoot
@@ -22,34 +22,10 @@ from blindai.channel.statement import config_digest
 from blindai.channel.tls import TLSPipe, client_context
 from blindai.errors import Unavailable
 
-from .conftest import MovableClock
+from .conftest import MovableClock, SwitchableAttester
 
 NONCE = "5a" * 32
 FRESH = {"v": 1, "mode": "fresh", "nonce": NONCE}
-
-
-class SwitchableAttester:
-    """Another attester that can be slow, or out of order."""
-
-    simulated = True
-
-    def __init__(self, inner: Attester, *, quick: bool = True) -> None:
-        self._inner = inner
-        self.tee: TEE = inner.tee
-        self.quick = quick
-        self.broken = False
-        self.calls: list[tuple[bytes, int]] = []
-
-    def attest(self, report_data: bytes) -> Evidence:
-        self.calls.append((report_data, threading.get_ident()))
-        if self.broken:
-            raise Unavailable("the quoting service is down", code="unavailable.quoting")
-        return self._inner.attest(report_data)
-
-
-@pytest.fixture
-def switchable(attester: Attester) -> SwitchableAttester:
-    return SwitchableAttester(attester)
 
 
 def connected(end: AttestedEnd) -> tuple[TLSPipe, TLSPipe]:

@@ -58,6 +58,7 @@ class AttestedProtocol(asyncio.Protocol):
         self._gate_requests = 0
         self._pumping = False
         self._reading = True
+        self._lost = False
         self._answering: asyncio.Future[bytes] | None = None
 
     # asyncio calls these.
@@ -102,6 +103,7 @@ class AttestedProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _State.CLOSED
+        self._lost = True
         self._deadline.cancel()
         self._waiting.discard(self)
         if self._answering is not None:
@@ -154,7 +156,8 @@ class AttestedProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection now, whatever is queued."""
         self._state = _State.CLOSED
-        self._transport.abort()
+        if not self._lost:  # asyncio fails on a second end
+            self._transport.abort()
 
     # The steps.
 
