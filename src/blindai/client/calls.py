@@ -69,6 +69,7 @@ class Calls:
         """
         self._authority = authority
         self._headers: list[tuple[str, str]] = []
+        self._last_infer_head: tuple[object, bytes] = (None, b"")
         if api_key is not None:
             if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
                 raise InvalidInput(
@@ -121,14 +122,23 @@ class Calls:
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
     ) -> Call[Prediction]:
         buffers, header_length = v2.encode_request(inputs, outputs, binary=binary)
-        headers = [
-            ("Content-Type", "application/json" if header_length is None else "application/octet-stream"),
-            ("Content-Length", str(sum(map(len, buffers)))),
-        ]
-        if header_length is not None:
-            headers.append(("Inference-Header-Content-Length", str(header_length)))
-        head = self._head("POST", _model_path(model_id, version) + "/infer", *headers)
+        head = self._infer_head(model_id, version, sum(map(len, buffers)), header_length)
         return Call(head, buffers, _prediction, max_answer_bytes)
+
+    def _infer_head(self, model_id: str, version: str | None, length: int, header_length: int | None) -> bytes:
+        """The head of an inference request. Most follow one of the same model and size, so the last is kept."""
+        key = (model_id, version, length, header_length)
+        last_key, head = self._last_infer_head
+        if key != last_key:
+            headers = [
+                ("Content-Type", "application/json" if header_length is None else "application/octet-stream"),
+                ("Content-Length", str(length)),
+            ]
+            if header_length is not None:
+                headers.append(("Inference-Header-Content-Length", str(header_length)))
+            head = self._head("POST", _model_path(model_id, version) + "/infer", *headers)
+            self._last_infer_head = (key, head)
+        return head
 
     def _control(self, model_id: str, action: str) -> Call[None]:
         body = b"{}"
