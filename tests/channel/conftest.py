@@ -62,8 +62,9 @@ class Recorder(asyncio.Protocol):
 class RunningEnd:
     """A server of attested TLS in a thread of its own."""
 
-    def __init__(self, end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None) -> None:
+    def __init__(self, end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None, *, port: int = 0) -> None:
         self.end = end
+        self.port = port
         self.received = bytearray()
         self.make = AttestedProtocols(end)
         self.protocols: list[AttestedProtocol] = []
@@ -80,8 +81,8 @@ class RunningEnd:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        server = await self._loop.create_server(self._protocol, "127.0.0.1", 0)
-        self.port: int = server.sockets[0].getsockname()[1]
+        server = await self._loop.create_server(self._protocol, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
         await asyncio.sleep(0.05)  # connections that were just accepted get their protocol
@@ -112,8 +113,9 @@ class RunningEnd:
         asyncio.run_coroutine_threadsafe(wait(), self._loop).result(20)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
 
 class MovableClock:
@@ -199,8 +201,8 @@ def clock() -> MovableClock:
 def run_end() -> Iterator[Callable[..., RunningEnd]]:
     running: list[RunningEnd] = []
 
-    def run(end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None) -> RunningEnd:
-        running.append(RunningEnd(end, inner))
+    def run(end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None, *, port: int = 0) -> RunningEnd:
+        running.append(RunningEnd(end, inner, port=port))
         return running[-1]
 
     yield run
