@@ -529,7 +529,13 @@ class TestExchange:
         assert channel.application_bytes_sent == sent
 
     def test_a_body_in_parts(self, channel: AttestedChannel, memory: Callable[..., Memory]) -> None:
-        parts: list[bytes | bytearray | memoryview] = [b"a" * 10, bytearray(b"b" * 70_000), memoryview(b"c" * 5), b"", b"d" * 200_000]
+        parts: list[bytes | bytearray | memoryview] = [
+            b"a" * 10,
+            bytearray(b"b" * 70_000),
+            memoryview(b"c" * 5),
+            b"",
+            b"d" * 200_000,
+        ]
         total = sum(map(len, parts))
         seen = bytearray()
 
