@@ -11,19 +11,21 @@ import time
 from contextlib import ExitStack
 from functools import partial
 
-import blindai
-from processes import Server, client_core, enclave
+from machine import Placement
+from processes import Server, enclave, placed
 from rawclient import RawClient
 from report import Goal, Table
 from timing import FULL, QUICK, Effort, Lane, Repeated, Run, Spread, interleave, ratio
 from workload import MODEL, SIZES, Size, http_request
+
+import blindai
 
 RAW = "raw TLS socket"
 SDK = "`Connection.predict`"
 ASYNC = "`AsyncConnection.predict`"
 
 METHOD = (
-    "p50 of a whole prediction in microseconds, all against the same enclave on another core. The raw client is a"
+    "p50 of a whole prediction in microseconds, all against the same enclave. The raw client is a"
     " socket of Python's `ssl` that opens the gate without checking it, writes a prepared request and does not parse"
     " the answer. The SDK encodes the tensor, checks that the verdict is still valid, sends, parses the answer and"
     " makes arrays of it, each time."
@@ -77,14 +79,14 @@ class AsyncLane:
         return taken
 
 
-def measure(effort: Effort, server: Server) -> list[Table]:
+def measure(effort: Effort, server: Server, placement: Placement) -> Table:
+    """Predictions by all clients."""
     with ExitStack() as stack:
         address = str(server.said["address"])
         connection = stack.enter_context(blindai.Connection(address, simulation=True, progress=False))
-        cost = _cost(address, 1 if effort is QUICK else 9)
-        stack.enter_context(client_core())
+        stack.enter_context(placed(placement, (server,)))
         runs = {size: _run(size, effort, server.port, address, connection) for size in SIZES}
-    return [_table(runs), cost]
+    return _table(runs, placement)
 
 
 def _run(size: Size, effort: Effort, port: int, address: str, connection: blindai.Connection) -> Run:
@@ -103,7 +105,7 @@ def _run(size: Size, effort: Effort, port: int, address: str, connection: blinda
         return interleave(lanes, effort)
 
 
-def _table(runs: dict[Size, Run]) -> Table:
+def _table(runs: dict[Size, Run], placement: Placement) -> Table:
     rows = [[name, *(run.spread(name).text() for run in runs.values())] for name in (RAW, SDK, ASYNC)]
     rows += [
         [f"{name} against it (ratio)", *(ratio(run.p50[name], run.p50[RAW]).text(2) for run in runs.values())]
@@ -111,16 +113,26 @@ def _table(runs: dict[Size, Run]) -> Table:
     ]
     small = runs[SIZES[0]]
     return Table(
-        title="The client",
+        title=f"The client on {placement}",
         method=METHOD,
         columns=["", *(size.label for size in SIZES)],
         rows=rows,
-        goals=[Goal(7, "SDK `predict` at 4 KB against a raw TLS socket", 2.0, ratio(small.p50[SDK], small.p50[RAW]))],
+        goals=[
+            Goal(
+                7,
+                "SDK `predict` at 4 KB against a raw TLS socket",
+                placement,
+                2.0,
+                ratio(small.p50[SDK], small.p50[RAW]),
+            )
+        ],
         raw={size.label: run.p50 for size, run in runs.items()},
     )
 
 
-def _cost(address: str, times: int) -> Table:
+def measure_cost(effort: Effort, server: Server) -> Table:
+    """Time and memory of importing it."""
+    address, times = str(server.said["address"]), 1 if effort is QUICK else 9
     milliseconds: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
     mebibytes: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
     for _ in range(times):
@@ -145,5 +157,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     with enclave() as server:
-        for table in measure(QUICK if options.quick else FULL, server):
-            print(table.markdown())
+        effort = QUICK if options.quick else FULL
+        for placement in Placement:
+            print(measure(effort, server, placement).markdown())
+        print(measure_cost(effort, server).markdown())

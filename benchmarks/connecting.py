@@ -6,16 +6,18 @@ import argparse
 from contextlib import ExitStack
 from functools import partial
 
+from machine import Placement
+from processes import Server, enclave, placed, script
+from rawclient import RawClient
+from report import Goal, Table
+from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
+
 from blindai.attestation.measure.local import local_policy
 from blindai.attestation.verifiers import intel, intel_collateral
 from blindai.channel.client import AttestedChannel, RelyingParty
 from blindai.channel.flow import READ, BlockingStream, Flow
 from blindai.channel.http1 import request_head
 from blindai.channel.tls import TLSPipe, client_context
-from processes import Server, client_core, enclave, script
-from rawclient import RawClient
-from report import Goal, Table
-from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
 
 BARE = "handshake alone"
 PLAIN = "handshake and one exchange"
@@ -25,8 +27,8 @@ FRESH = "fresh gate"
 FIRST = "fresh gate, an enclave never met before"
 
 METHOD = (
-    "From before `connect()` until the client may send its first request; a new TCP connection each time, server and"
-    " client on cores of their own. All handshakes are TLS 1.3 with P-256 certificates, without resumption, by the same"
+    "From before `connect()` until the client may send its first request; a new TCP connection each time."
+    " All handshakes are TLS 1.3 with P-256 certificates, without resumption, by the same"
     " library (pyOpenSSL over memory buffers), the same settings and the same socket code, unless the row says"
     " otherwise. *Handshake alone* ends when the client's last flight is sent: what the server still has to do with it"
     " is not in it. *And one exchange* adds a request of one line and an answer of two bytes, because the gate is an"
@@ -37,10 +39,11 @@ METHOD = (
 )
 
 
-def measure(effort: Effort, ours: Server) -> Table:
+def measure(effort: Effort, ours: Server, placement: Placement) -> Table:
+    """Start the server to compare with, and measure."""
     with ExitStack() as stack:
         plain = stack.enter_context(script("handshake_server.py"))
-        stack.enter_context(client_core())
+        stack.enter_context(placed(placement, (ours, plain)))
         party = RelyingParty(f"127.0.0.1:{ours.port}", local_policy())
         context = client_context()
         get = request_head("GET", "/", "localhost", ())
@@ -65,14 +68,14 @@ def measure(effort: Effort, ours: Server) -> Table:
         for lane in lanes
     ]
     return Table(
-        title="Connecting",
+        title=f"Connecting on {placement}",
         method=METHOD,
         columns=["", "p50, microseconds", f"against {PLAIN}", f"against {BARE}"],
         rows=rows,
         goals=[
-            Goal(6, "connect with fresh evidence and full verification, against plain TLS 1.3", 2.5, fresh),
-            Goal(6, "the same, with nothing remembered of that enclave", 2.5, first),
-            Goal(6, "resumed gate, against plain TLS 1.3", 1.3, resumed),
+            Goal(6, "fresh gate with full verification, against plain TLS 1.3", placement, 2.5, fresh),
+            Goal(6, "the same, nothing remembered of that enclave", placement, 2.5, first),
+            Goal(6, "resumed gate, against plain TLS 1.3", placement, 1.3, resumed),
         ],
         raw=run.p50,
     )
@@ -123,4 +126,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     with enclave() as server:
-        print(measure(QUICK if options.quick else FULL, server).markdown())
+        for placement in Placement:
+            print(measure(QUICK if options.quick else FULL, server, placement).markdown())

@@ -6,6 +6,7 @@ They are no part of this project and of none of its locks: where one cannot be i
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import cores, pin
+from machine import pin
 from processes import HERE, Server, started
 
 sys.path.insert(0, str(HERE.parent / "tools"))
@@ -118,7 +119,7 @@ def grpc_lane(stack: ExitStack, name: str, peer: Peer, server: Server, tensor: P
     )
     stack.enter_context(process)
     stack.callback(process.kill)
-    pin(process.pid, cores()[0])
+    pin(process.pid, *os.sched_getaffinity(0))
     if process.stdout is None or process.stdout.readline() != "ready\n":
         raise RuntimeError(f"{peer.name} does not answer by gRPC")
     return GrpcLane(name, process)

@@ -19,10 +19,10 @@ from typing import Any
 
 import uvicorn
 from cryptography.hazmat.primitives import serialization
+from workload import session, tiny_model
 
 from blindai.channel.keyset import PrivateKeyset
 from blindai.wire import v2
-from workload import session, tiny_model
 
 
 class App:
@@ -55,6 +55,7 @@ class App:
 def main(*, tls: bool) -> None:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()
     files: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if tls:

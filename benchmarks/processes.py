@@ -1,4 +1,4 @@
-"""Servers in processes of their own, on the last core; the client that measures them has the first."""
+"""Servers in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import blindai
-from machine import cores, pin
+from machine import Placement, cores, pin
 from workload import MODEL, tiny_model
+
+import blindai
 
 HERE = Path(__file__).resolve().parent
 STOP_SECONDS = 10.0
@@ -47,7 +48,6 @@ def started(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: P
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (env or {}), cwd=cwd
     )
     try:
-        pin(process.pid, cores()[-1])
         yield Server(process, _announcement(process))
     finally:
         process.terminate()
@@ -78,15 +78,17 @@ def script(name: str, *arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def client_core() -> Iterator[None]:
-    """Keep this process on the first core, so that client and server do not chase each other."""
-    allowed = cores()
-    pin(0, allowed[0])
+def placed(placement: Placement, servers: Iterable[Server]) -> Iterator[None]:
+    """Put the servers and this process where `placement` says, and free them again."""
+    running = list(servers)
     try:
+        for server in running:
+            pin(server.pid, placement.server)
+        pin(os.getpid(), placement.client)
         yield
     finally:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, set(allowed))
+        for pid in (os.getpid(), *(server.pid for server in running)):
+            pin(pid, *cores())
 
 
 def _announcement(process: subprocess.Popen[str]) -> dict[str, Any]:

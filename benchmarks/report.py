@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timing import Spread
+if TYPE_CHECKING:
+    from timing import Spread
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Goal:
 
     number: int
     what: str
+    placement: str
     limit: float
     value: Spread | None
     unit: str = "x"
@@ -55,8 +57,10 @@ def markdown(machine: dict[str, str], scaling: Sequence[float], tables: Sequence
     parts = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; do not edit. Medians of interleaved runs on one machine, quartiles over the rounds in",
-        "parentheses. Only ratios from one run mean anything elsewhere; the microseconds show where they come from.",
+        "Written by `make bench`; do not edit. Medians of interleaved runs on one machine, in parentheses the quartiles",
+        "over the rounds. Only ratios from one run mean anything elsewhere; the microseconds show what they are made",
+        "of. On *one core*, client and server share a core, and a request costs what both of them compute. On *two",
+        "cores* they also wait for each other's core to wake up, and overlap where a request is large.",
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),
         f"- two busy processes against one, before and after: {', '.join(f'{value:.2f}' for value in scaling)}",
@@ -64,8 +68,8 @@ def markdown(machine: dict[str, str], scaling: Sequence[float], tables: Sequence
     if not conclusive:
         parts += ["", "**Inconclusive**: the machine did not give two processes two cores, so no goal is judged."]
     if goals:
-        parts += ["", "## Goals", "", _row(("Goal", "Limit", "Measured", "Met")), _row(["---"] * 4)]
-        parts += [_goal(goal, conclusive=conclusive) for goal in goals]
+        parts += ["", "## Goals", "", _row(("Goal", "On", "Limit", "Measured", "Met")), _row(["---"] * 5)]
+        parts += [_goal(goal, conclusive=conclusive) for goal in sorted(goals, key=lambda goal: goal.number)]
     return "\n".join(parts) + "\n\n" + "\n".join(table.markdown() for table in tables)
 
 
@@ -86,7 +90,7 @@ def _goal(goal: Goal, *, conclusive: bool) -> str:
     unit = "" if goal.unit == "x" else f" {goal.unit}"
     measured = "nothing to compare with" if goal.value is None else goal.value.text(digits) + unit
     met = {True: "yes", False: "**no**", None: "-"}[goal.met] if conclusive else "inconclusive"
-    return _row((f"{goal.number}. {goal.what}", f"{goal.limit:g}{unit}", measured, met))
+    return _row((f"{goal.number}. {goal.what}", goal.placement, f"{goal.limit:g}{unit}", measured, met))
 
 
 def _row(cells: Any) -> str:

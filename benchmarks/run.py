@@ -1,22 +1,27 @@
 """All benchmarks (`make bench`): measures, judges the goals, and writes docs/benchmarks.md.
 
-First two busy processes are held against one. Where they do not get two cores, figures are printed, but no goal is
-judged. `--quick` does everything a few times only, to show that it works, and writes nothing unless told where.
+First two busy processes are held against one, until they get two cores or patience ends. Where they do not, before or
+after, figures are printed but no goal is judged. `--quick` does everything a few times only, to show that it works, and
+writes nothing unless told where.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import client
 import connecting
 import serving
-from machine import LEAST_SCALING, describe, spin_scaling
+from machine import LEAST_SCALING, Placement, describe, spin_scaling
 from processes import enclave
 from report import markdown, raw
 from timing import FULL, QUICK
+
+# How often to look again, every few seconds, whether others leave the machine alone.
+QUIET_TRIES = 20
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,13 +36,17 @@ def main() -> int:
     spin = 0.05 if options.quick else 1.0
 
     scaling = [spin_scaling(spin)]
+    patience = 0 if options.quick else QUIET_TRIES
+    while scaling[0] < LEAST_SCALING and patience:
+        patience -= 1
+        time.sleep(5)
+        scaling = [spin_scaling(spin)]
     print(f"two busy processes against one: {scaling[0]:.2f} (at least {LEAST_SCALING} to judge)", flush=True)
     with enclave() as server:
-        tables = [
-            serving.measure(effort, server, peers=not options.no_peers),
-            connecting.measure(effort, server),
-            *client.measure(effort, server),
-        ]
+        tables = [serving.measure(effort, server, placement, peers=not options.no_peers) for placement in Placement]
+        tables += [connecting.measure(effort, server, placement) for placement in Placement]
+        tables += [client.measure(effort, server, placement) for placement in Placement]
+        tables.append(client.measure_cost(effort, server))
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from machine import Placement
 from peer import PEERS, Peer, grpc_lane
-from processes import Server, client_core, enclave, script
+from processes import Server, enclave, placed, script
 from rawclient import RawClient
 from report import Goal, Table
 from timing import FULL, QUICK, Effort, Lane, Repeated, Run, Spread, interleave, ratio
@@ -21,7 +24,7 @@ UVICORN_TLS = "uvicorn, TLS"
 UVICORN = "uvicorn, no TLS"
 
 METHOD = (
-    "One client, one connection, one request at a time, to a server on another core. The model looks at sixteen"
+    "One client, one connection, one request at a time. The model looks at sixteen"
     " floats whatever it is sent, so its run costs the same at every size. Shown is what the p50 of a request has over"
     " the p50 of `InferenceSession.run` in the client's process, in microseconds. The HTTP client is a socket of"
     " Python's `ssl` (or a plain one) that writes a prepared request and does not parse the answer; to the enclave it"
@@ -33,14 +36,13 @@ METHOD = (
 _LARGEST_JSON = 150_000
 
 
-def measure(effort: Effort, ours: Server, *, peers: bool = True) -> Table:
+def measure(effort: Effort, ours: Server, placement: Placement, *, peers: bool = True) -> Table:
     """Install the peers where wanted, start what `ours` is compared with, and measure."""
-    model = tiny_model()
     notes = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / "tiny.onnx"
-        path.write_bytes(model)
+        path.write_bytes(tiny_model())
         plain = {
             UVICORN_TLS: stack.enter_context(script("plain_server.py")),
             UVICORN: stack.enter_context(script("plain_server.py", "--no-tls")),
@@ -55,34 +57,40 @@ def measure(effort: Effort, ours: Server, *, peers: bool = True) -> Table:
                 running.append((peer, stack.enter_context(peer.serve(path))))
             except RuntimeError as error:
                 notes.append(f"{peer.name} could not be run here: {error}")
-        stack.enter_context(client_core())
-        runs = {size: _run(size, effort, model, folder, ours, plain, running) for size in SIZES}
-    return _table(runs, notes)
+        servers = Servers(folder, ours, plain, running)
+        stack.enter_context(placed(placement, servers))
+        runs = {size: _run(size, effort, servers) for size in SIZES}
+    return _table(runs, notes, placement)
 
 
-def _run(
-    size: Size,
-    effort: Effort,
-    model: bytes,
-    folder: Path,
-    ours: Server,
-    plain: dict[str, Server],
-    peers: list[tuple[Peer, Server]],
-) -> Run:
+@dataclass(frozen=True)
+class Servers:
+    """All that run, and the folder for files that they share."""
+
+    folder: Path
+    ours: Server
+    plain: dict[str, Server]
+    peers: list[tuple[Peer, Server]]
+
+    def __iter__(self) -> Iterator[Server]:
+        yield from (self.ours, *self.plain.values(), *(server for _, server in self.peers))
+
+
+def _run(size: Size, effort: Effort, servers: Servers) -> Run:
     with ExitStack() as stack:
         values = size.values()
-        lanes: list[Lane] = [Repeated(BARE, partial(session(model).run, None, {"x": values}))]
-        attested = RawClient(ours.port)
+        lanes: list[Lane] = [Repeated(BARE, partial(session(tiny_model()).run, None, {"x": values}))]
+        attested = RawClient(servers.ours.port)
         stack.callback(attested.close)
         attested.open_gate()
         lanes.append(Repeated(OURS, partial(attested.exchange, http_request(size, f"/v2/models/{MODEL}/infer"))))
-        for name, server in plain.items():
+        for name, server in servers.plain.items():
             client = RawClient(server.port, tls=name == UVICORN_TLS)
             stack.callback(client.close)
             lanes.append(Repeated(name, partial(client.exchange, http_request(size, "/v2/models/tiny/infer"))))
-        tensor = folder / "tensor.bin"
+        tensor = servers.folder / "tensor.bin"
         tensor.write_bytes(values.tobytes())
-        for peer, server in peers:
+        for peer, server in servers.peers:
             if peer.binary or size.elements <= _LARGEST_JSON:
                 client = RawClient(server.port, tls=False)
                 stack.callback(client.close)
@@ -93,7 +101,7 @@ def _run(
         return interleave(lanes, effort)
 
 
-def _table(runs: dict[Size, Run], notes: list[str]) -> Table:
+def _table(runs: dict[Size, Run], notes: list[str], placement: Placement) -> Table:
     small, middle, _ = SIZES
     names = list(dict.fromkeys(name for run in runs.values() for name in run.p50))
     rows = [["bare run (p50)", *(runs[size].spread(BARE).text(1) for size in SIZES)]]
@@ -106,14 +114,14 @@ def _table(runs: dict[Size, Run], notes: list[str]) -> Table:
         _against(runs, UVICORN, "over uvicorn without TLS"),
     ]
     return Table(
-        title="Serving: microseconds added to a bare run",
+        title=f"Serving on {placement}: microseconds added to a bare run",
         method=METHOD,
         columns=["", *(size.label for size in SIZES)],
         rows=rows + against,
         goals=[
-            Goal(1, "tiny model, 4 KB, attested TLS: added p50", 75, Spread.of(runs[small].added(OURS, BARE)), "us"),
-            Goal(1, "the same against the best peer without TLS", 0.25, _best(runs[small])),
-            Goal(2, "600 KB tensor: added p50 against the best peer", 0.6, _best(runs[middle])),
+            Goal(1, "4 KB, added p50", placement, 75, Spread.of(runs[small].added(OURS, BARE)), "us"),
+            Goal(1, "4 KB, added p50 against the best peer without TLS", placement, 0.25, _best(runs[small])),
+            Goal(2, "600 KB, added p50 against the best peer without TLS", placement, 0.6, _best(runs[middle])),
         ],
         notes=notes,
         raw={size.label: run.p50 for size, run in runs.items()},
@@ -140,4 +148,6 @@ if __name__ == "__main__":
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
     with enclave() as server:
-        print(measure(QUICK if options.quick else FULL, server, peers=not options.no_peers).markdown())
+        for placement in Placement:
+            table = measure(QUICK if options.quick else FULL, server, placement, peers=not options.no_peers)
+            print(table.markdown())

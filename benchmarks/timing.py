@@ -1,4 +1,4 @@
-"""Measuring several ways to do one thing side by side: in rounds, each way once per round, compared within the round."""
+"""Measuring several ways to do one thing side by side: in rounds, and compared within each round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Effort:
         return max(self.fewest, min(self.most, int(self.seconds / max(seconds_each, 1e-9))))
 
 
-FULL = Effort(rounds=15, seconds=0.25, fewest=7, most=1000)
+FULL = Effort(rounds=11, seconds=0.2, fewest=7, most=1000)
 QUICK = Effort(rounds=2, seconds=0.0, fewest=2, most=2)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from blindai.wire import v2
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MODEL = "bench/tiny"
 

@@ -1,0 +1,136 @@
+"""Many requests on one connection, many connections (`make soak`): memory and file descriptors must not grow.
+
+A real server in a process of its own; client and server are sampled as it goes on. The first quarter of the samples
+is warm-up. Through the rest a line is laid, robust against single outliers (Theil and Sen); what it rises from the
+first of them to the last is the growth, and must stay below the tolerance. The exit status says whether it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import psutil
+from processes import Server, enclave
+from workload import MODEL, SIZES
+
+import blindai
+from blindai.attestation.measure.local import local_policy
+from blindai.attestation.result import Mode
+
+# Allocators and interpreters keep what they once had, in steps; a leak of one small object for each request or
+# connection would be far above this. An object that Python can make has some 50 bytes, a connection some 100 KiB.
+TOLERATED_BYTES_EACH = {"requests": 25, "connections": 500}
+# Of a few steps of the allocator nothing can be said: below this much in all, growth is noise.
+TOLERATED_BYTES = 512 << 10
+TOLERATED_DESCRIPTORS = 2
+
+SAMPLES = 40
+
+
+@dataclass
+class Watched:
+    """One process, sampled."""
+
+    name: str
+    process: psutil.Process
+    memory: list[int] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+
+    def sample(self) -> None:
+        self.memory.append(self.process.memory_info().rss)
+        count = self.process.num_handles if sys.platform == "win32" else self.process.num_fds
+        self.descriptors.append(count())
+
+    def judge(self, tolerated_bytes: int) -> bool:
+        """Print what was seen; whether it is within the tolerance."""
+        memory, descriptors = growth(self.memory), growth(self.descriptors)
+        within = memory <= tolerated_bytes and descriptors <= TOLERATED_DESCRIPTORS
+        print(
+            f"  {self.name:6} memory {_mebibytes(self.memory[0])} -> {_mebibytes(self.memory[-1])} MiB,"
+            f" growth after warm-up {memory / 1024:+.0f} KiB (tolerated {tolerated_bytes / 1024:.0f});"
+            f" descriptors {self.descriptors[0]} -> {self.descriptors[-1]}, growth {descriptors:+.1f}"
+            f" (tolerated {TOLERATED_DESCRIPTORS}): {'ok' if within else 'GROWS'}"
+        )
+        print("         MiB", " ".join(_mebibytes(value) for value in self.memory[:: max(1, len(self.memory) // 10)]))
+        return within
+
+
+def growth(values: Sequence[int]) -> float:
+    """What a line through the values after the first quarter rises from its first point to its last."""
+    settled = values[len(values) // 4 :]
+    slopes = [
+        (later - sooner) / (right - left) for (left, sooner), (right, later) in combinations(enumerate(settled), 2)
+    ]
+    return statistics.median(slopes) * (len(settled) - 1) if slopes else 0.0
+
+
+def _mebibytes(value: int) -> str:
+    return f"{value / 2**20:.1f}"
+
+
+def soak(what: str, times: int, once: Callable[[], object], server: Server) -> bool:
+    """Do it `times` times and judge both processes."""
+    both = [Watched("server", psutil.Process(server.pid)), Watched("client", psutil.Process())]
+    every = max(1, times // SAMPLES)
+    for number in range(times):
+        if number % every == 0:
+            gc.collect()
+            for watched in both:
+                watched.sample()
+        once()
+    for watched in both:
+        watched.sample()
+    print(f"{times} {what}, {len(both[0].memory)} samples")
+    tolerated = max(TOLERATED_BYTES, TOLERATED_BYTES_EACH[what] * times)
+    judged = [watched.judge(tolerated) for watched in both]
+    return all(judged)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few of both, to show that it works; nothing is judged")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--connections", type=int, default=2_000)
+    options = parser.parse_args()
+    if options.quick:
+        options.requests, options.connections = 50, 10
+    values = SIZES[0].values()
+    expected: list[np.ndarray] = []
+    modes: Counter[Mode] = Counter()
+
+    with enclave() as server:
+        logging.getLogger("blindai").setLevel(logging.ERROR)
+        address = str(server.said["address"])
+        policy = local_policy()
+
+        with blindai.Connection(address, policy=policy, progress=False) as connection:
+            expected.append(connection.predict(MODEL, values).output[0].as_numpy().copy())
+
+            def request() -> None:
+                answer = connection.predict(MODEL, values).output[0].as_numpy()
+                if not np.array_equal(answer, expected[0]):
+                    raise RuntimeError("the answer changed")
+
+            within = soak("requests", options.requests, request, server)
+
+        def connect() -> None:
+            with blindai.Connection(address, policy=policy, progress=False) as fresh:
+                modes[fresh.attestation.mode] += 1
+                fresh.predict(MODEL, values)
+
+        within &= soak("connections", options.connections, connect, server)
+    print(f"fresh gates: {modes[Mode.FRESH]} of {modes.total()}, each with one prediction")
+    return 0 if within or options.quick else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
