@@ -1,0 +1,49 @@
+"""`blindai demo`: the whole story, and that its attacks are real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blindai import Connection
+from blindai.attestation.measure.simulated import measure_package
+from blindai.attestation.policy import Policy
+from blindai.attestation.simulated.root import SimulatedRoot
+from blindai.demo.attacks import ATTACKS
+from blindai.demo.enclaves import install_back_door, served
+
+from .conftest import Run
+
+CODES = ["code.unknown", "binding.key", "binding.exporter", "binding.nonce", "platform.debug"]
+
+
+def test_the_story_for_machines(run: Run) -> None:
+    ended = run("demo", "--json")
+    assert ended.code == 0, ended.err
+    story = ended.json
+    assert story["simulated"] is True
+    assert (story["patients"], story["correct"], story["largest_difference"]) == (114, 111, 0.0)
+    assert [refusal["code"] for refusal in story["refusals"]] == CODES
+    assert [refusal["application_bytes"] for refusal in story["refusals"]] == [0] * len(CODES)
+
+
+def test_the_story_for_people(program: Run) -> None:
+    ended = program("demo")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("BlindAI")
+    assert "SIMULATED" in ended.out.splitlines()[0]
+    assert ended.out.count("REFUSED") == len(ATTACKS)
+    assert ended.out.count("the attacker received 0 bytes of application data") == len(ATTACKS)
+    for code in CODES:
+        assert f"code {code}" in ended.out
+    assert 'client.predict("acme/model", batch)' in ended.out
+
+
+def test_the_back_door_does_work_on_a_client_that_approves_it(tmp_path: Path) -> None:
+    """The attack is real: whoever lists the altered code in the policy loses what is sent."""
+    loot = tmp_path / "loot"
+    parent = install_back_door(tmp_path / "package", loot)
+    root = SimulatedRoot.load_or_create()
+    careless = Policy.simulated(root.anchor.spki_sha256, measure_package(parent / "blindai"))
+    with served(parent) as address, Connection(address, policy=careless) as client:
+        client.server()
+    assert loot.read_bytes().startswith(b"GET /v2 HTTP/1.1\r\n")

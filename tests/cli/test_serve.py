@@ -1,0 +1,108 @@
+"""`blindai serve`: how it starts, says so, and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from blindai import Connection
+from blindai.attestation.evidence import TEE
+
+from .conftest import Run
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", *arguments],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def announced(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    text = ""
+    while not text.endswith("}\n"):
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        text += line
+    announcement = json.loads(text)
+    assert announcement["simulated"] is True
+    return str(announcement["address"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(folder: Path, number: int) -> None:
+    with started(folder, "--json", "--log-format", "json") as process:
+        address = announced(process)
+        with Connection(address, simulation=True) as client:
+            assert client.server().name == "blindai"
+            process.send_signal(number)
+            _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert [json.loads(line)["event"] for line in log.splitlines()][-1] == "stopped"
+
+
+def test_it_says_how_to_check_it(folder: Path) -> None:
+    with started(folder) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(4)]
+        process.terminate()
+        process.communicate(timeout=20)
+    text = "".join(lines)
+    assert "serving at https://127.0.0.1:" in text
+    assert "SIMULATED: no hardware protects" in text
+    assert "blindai verify https://127.0.0.1:" in text
+
+
+@pytest.mark.parametrize(("platform", "tee"), [("simulated-tdx", TEE.INTEL_TDX), ("simulated-sgx", TEE.INTEL_SGX)])
+def test_both_simulated_platforms(folder: Path, platform: str, tee: TEE) -> None:
+    with started(folder, "--json", "--platform", platform) as process:
+        with Connection(announced(process), simulation=True) as client:
+            assert client.attestation.claims is not None
+            assert client.attestation.claims.tee is tee
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_the_configuration_is_attested(folder: Path) -> None:
+    (folder / "enclave.toml").write_text('name = "ward 7"\n[limits]\nmax_models = 3\n')
+    digests = []
+    for arguments in ([], ["--config", "enclave.toml"]):
+        with started(folder, "--json", *arguments) as process:
+            with Connection(announced(process), simulation=True) as client:
+                digests.append(next(check.got for check in client.attestation.checks if check.step == "config"))
+            process.terminate()
+            process.communicate(timeout=20)
+    assert digests[0] != digests[1]
+
+
+def test_a_port_in_use(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = run("serve", "--port", str(listener.getsockname()[1]))
+    assert (ended.code, "configuration.address" in ended.err) == (2, True)
+
+
+def test_a_configuration_with_an_unknown_key(run: Run, folder: Path) -> None:
+    (folder / "enclave.toml").write_text("[limits]\nmodels = 3\n")
+    ended = run("serve", "--config", "enclave.toml", "--port", "0", "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.unknown_key")
+    assert "limits.models" in ended.json["error"]["message"]
