@@ -69,6 +69,18 @@ class TestRelay:
         assert error.result is not None
         assert [check.step for check in error.result.checks if check.outcome == "FAIL"] == ["binding"]
 
+    def test_man_in_the_middle_who_lies_about_the_statement(self, enclave: RunningEnd, victim: Victim) -> None:
+        """What the peer says of its own view chooses the words of the refusal, and nothing else."""
+        accomplice = Accomplice("127.0.0.1", enclave.port)
+
+        def answer(request: bytes) -> bytes:
+            genuine = accomplice.ask(request)
+            statement = msgspec.structs.replace(fresh_decoder.decode(genuine).statement, ekm="00" * 32)
+            return changed(genuine, statement=statement)
+
+        with impostor(answer) as attacker:
+            refused(victim, attacker, "binding", "binding.report_data")
+
     def test_stolen_tls_key(self, enclave: RunningEnd, victim: Victim) -> None:
         accomplice = Accomplice("127.0.0.1", enclave.port)
         with impostor(accomplice.ask, enclave.end.identity().keyset) as attacker:

@@ -27,7 +27,7 @@ from blindai.channel.end import AttestedEnd, GateRefusal, Identity
 from blindai.channel.flow import READ, Flow
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
 from blindai.channel.statement import Role, Statement
-from blindai.channel.tls import TLSPipe, server_context
+from blindai.channel.tls import PIECE_BYTES, TLSPipe, server_context
 from blindai.demo.impostor import Accomplice, Impostor, receive
 from blindai.errors import AttestationError, Unavailable
 
@@ -547,6 +547,16 @@ class TestExchange:
         server.talk(channel.exchange(REQUEST, parts, max_answer_bytes=10))
         assert seen == REQUEST + b"".join(bytes(part) for part in parts)
 
+    def test_a_body_that_leaves_nothing_over(self, channel: AttestedChannel, memory: Callable[..., Memory]) -> None:
+        heard = bytearray()
+
+        def answer(plaintext: bytes) -> bytes:
+            heard.extend(plaintext)
+            return respond(200, b"")(b"") if len(heard) == len(REQUEST) + PIECE_BYTES else b""
+
+        memory(answer).talk(channel.exchange(REQUEST, [bytes(PIECE_BYTES)], max_answer_bytes=10))
+        assert heard == REQUEST + bytes(PIECE_BYTES)
+
     def test_a_body_waits_for_leave(self, channel: AttestedChannel, memory: Callable[..., Memory]) -> None:
         def answer(plaintext: bytes) -> bytes:
             return respond(201, b"")(b"") if plaintext == b"body" else b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -631,6 +641,22 @@ class TestHandshake:
         with pytest.raises(AttestationError) as caught:
             flow.send(b"")
         assert (caught.value.code, caught.value.step) == ("channel.tls", "channel")
+
+    def test_byte_by_byte(self, policy: Policy, attester: Attester) -> None:
+        channel = AttestedChannel(RelyingParty("enclave:1", policy))
+        server = TLSPipe(AttestedEnd(attester, {}).identity().context, server=True)
+        flow = channel._handshake()
+        hello = next(flow)
+        assert hello is not None
+        server.feed(hello)
+        assert not server.handshake()
+        assert flow.send(b"") is READ
+        *flight, last = server.outgoing()
+        for byte in flight:
+            assert flow.send(bytes([byte])) is READ
+        with pytest.raises(StopIteration):
+            flow.send(bytes([last]))
+        assert channel.group == "X25519MLKEM768"
 
     def test_the_servers_name_is_sent_as_a_hint(self, policy: Policy) -> None:
         hello = next(AttestedChannel(RelyingParty("enclave:1", policy), server_name="enclave.example").open())

@@ -702,3 +702,38 @@ class TestTransport:
             protocol.connection_lost(None)
 
         asyncio.run(main())
+
+    def test_what_is_queued_goes_out_as_long_as_it_gets_less(
+        self, attester: Attester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "LINGER_SECONDS", 0.02)
+
+        async def main() -> None:
+            protocol, lower, transport = await self.opened(attester)
+            transport.write(bytes(10_000))
+            transport.close()
+            for _ in range(4):
+                before = protocol._deadline
+                del lower.written[:1000]
+                while protocol._deadline is before:
+                    await asyncio.sleep(0.001)
+                assert "abort" not in lower.events
+            while "abort" not in lower.events:
+                await asyncio.sleep(0.001)
+            protocol.connection_lost(None)
+            protocol.abort()
+            assert lower.events == ["close", "abort"]
+
+        asyncio.run(main())
+
+    def test_a_refusal_on_a_connection_that_is_closing(self, attester: Attester) -> None:
+        async def main() -> None:
+            protocol = AttestedProtocols(AttestedEnd(attester, {}))(asyncio.Protocol)
+            lower = MemoryTransport()
+            protocol.connection_made(lower)
+            lower.close()
+            protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
+            assert lower.events == ["close"]
+            protocol.connection_lost(None)
+
+        asyncio.run(main())

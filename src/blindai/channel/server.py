@@ -276,8 +276,6 @@ class AttestedProtocol(asyncio.Protocol):
         self._pump_waiting()
 
     def _gate_refused(self, refusal: GateRefusal) -> None:
-        if self._state is _State.CLOSED:
-            return
         self.send(_http_answer(refusal.status, refusal.body, keep_alive=not refusal.fatal))
         if refusal.fatal:
             self._state = _State.CLOSED
