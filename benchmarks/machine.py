@@ -64,8 +64,8 @@ def pin(pid: int, *allowed: int) -> None:
 
 def spin_scaling(seconds: float) -> float:
     """The work of two busy processes together, as a multiple of what one does alone: 2 on two free cores."""
-    (alone,) = _spin(seconds, 1)
-    return sum(_spin(seconds, 2)) / alone
+    before, together, after = (_spin(seconds, processes) for processes in (1, 2, 1))
+    return sum(together) / max(*before, *after)
 
 
 def _spin(seconds: float, processes: int) -> list[int]:

@@ -97,6 +97,8 @@ def _announcement(process: subprocess.Popen[str]) -> dict[str, Any]:
         line = process.stdout.readline()
         if not line:
             break
+        if not text and not line.startswith("{"):
+            continue  # what a peer logs while it starts
         text += line
         if line == "}\n" or (line.startswith("{") and line.endswith("}\n")):
             said: dict[str, Any] = json.loads(text)
