@@ -84,9 +84,12 @@ class Driver:
         return self._runner.run(self.stream.run(flow, **options))
 
     def is_stale(self) -> bool:
-        if self._runner is not None:
-            self._runner.run(asyncio.sleep(0.05))  # the loop of a real caller goes on between two calls
         return bool(self.stream.is_stale())
+
+    def idle(self) -> None:
+        """Let the loop of a caller go on."""
+        if self._runner is not None:
+            self._runner.run(asyncio.sleep(0.05))
 
     def close(self) -> None:
         if self.stream is not None:
@@ -186,7 +189,7 @@ class TestRun:
         """The peer must wait, and everything comes all the same."""
         data = bytes(range(256)) * (8 << 12)
         driver.connect(listen(lambda connection: connection.sendall(data)).port)
-        driver.is_stale()
+        driver.idle()
         assert driver.run(read_all(len(data))) == data
         assert driver.run(read_all(1)) == b""
 
@@ -320,6 +323,8 @@ class TestStale:
         driver.connect(listen(peer).port)
         driver.run(write(b"x"))
         eventually(driver.is_stale)
+        driver.idle()
+        assert driver.is_stale()
 
     def test_a_peer_that_speaks_out_of_turn(self, driver: Driver, listen: Listen) -> None:
         def peer(connection: socket.socket) -> None:
@@ -328,6 +333,8 @@ class TestStale:
 
         driver.connect(listen(peer).port)
         eventually(driver.is_stale)
+        driver.idle()
+        assert driver.is_stale()
 
     def test_where_there_is_no_poll(self, listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(select, "poll")

@@ -14,6 +14,8 @@ from typing import Any, Self
 import onnx
 from numpy.typing import NDArray
 
+from blindai.channel.end import AttestedEnd
+from blindai.channel.server import AttestedProtocols
 from blindai.enclave.app import Application
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engine import Engine
@@ -130,11 +132,20 @@ class Wire:
 
 
 class RunningServer:
-    """A server on a loopback port, in a thread with its own event loop."""
+    """A server on a loopback port, in a thread with its own event loop; plain unless `end` attests its connections."""
 
-    def __init__(self, config: EnclaveConfig, engine: Engine, *, simulated: bool) -> None:
+    def __init__(
+        self,
+        config: EnclaveConfig,
+        engine: Engine,
+        *,
+        simulated: bool,
+        end: AttestedEnd | None = None,
+        port: int = 0,
+    ) -> None:
         self.config = config
-        self.port = 0
+        self.port = port
+        self._protocols = None if end is None else AttestedProtocols(end)
         self.application: Application
         self.loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -152,13 +163,16 @@ class RunningServer:
         await serve(
             self.application,
             config=self.config,
-            protocol_factory=lambda http: http(),
+            protocol_factory=self._protocols or (lambda http: http()),
             host="127.0.0.1",
-            port=0,
+            port=self.port,
             ready=self._on_ready,
             simulated=self._simulated,
             stop=self._stop,
         )
+        if self._protocols is not None:
+            self._protocols.close()
+            await asyncio.sleep(0)
 
     def _on_ready(self, host: str, port: int) -> None:
         self.port = port

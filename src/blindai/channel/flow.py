@@ -92,12 +92,7 @@ class BlockingStream:
 
     def is_stale(self) -> bool:
         """Whether the peer has closed, or spoken out of turn, while the connection was idle."""
-        if hasattr(select, "poll"):  # select() knows only the first 1024 descriptors of a process
-            poll = select.poll()
-            poll.register(self._socket, select.POLLIN)
-            return bool(poll.poll(0))
-        readable, _, _ = select.select([self._socket], [], [], 0)
-        return bool(readable)
+        return _is_readable(self._socket)
 
     def close(self) -> None:
         self._socket.close()
@@ -216,7 +211,10 @@ class AsyncStream(asyncio.Protocol):
 
     def is_stale(self) -> bool:
         """Whether the peer has closed, or spoken out of turn, while the connection was idle."""
-        return self._ended or bool(self._received) or self._transport.is_closing()
+        if self._ended or self._received or self._transport.is_closing():
+            return True
+        # What has arrived since the event loop looked last: it may have been busy, or stopped, for long.
+        return _is_readable(self._transport.get_extra_info("socket"))
 
     def close(self) -> None:
         """Close at once: what the peer has not taken by now is not waited for."""
@@ -224,6 +222,15 @@ class AsyncStream(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.close()
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    if hasattr(select, "poll"):  # select() knows only the first 1024 descriptors of a process
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable)
 
 
 def _unreachable(host: str, port: int, error: OSError) -> Unavailable:

@@ -154,7 +154,7 @@ def _json(body: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def _model_path(model_id: str, version: str | None) -> str:
     path = f"/v2/models/{_quoted(model_id)}"
-    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
+    return path if version is None else f"{path}/versions/{_decimal(version)}"
 
 
 def _repository_path(model_id: str) -> str:
@@ -162,7 +162,18 @@ def _repository_path(model_id: str) -> str:
 
 
 def _version_query(version: str | None) -> str:
-    return "" if version is None else f"?version={quote(version, safe='')}"
+    return "" if version is None else f"?version={_decimal(version)}"
+
+
+def _decimal(version: str) -> str:
+    version = str(version)  # a number says the same
+    if not version.isascii() or not version.isdecimal():
+        raise InvalidInput(
+            f"{version!r} is not a version",
+            code="model.version",
+            hint='a version is a string of decimal digits, as in "1"',
+        )
+    return version
 
 
 def _quoted(model_id: str) -> str:
