@@ -95,14 +95,14 @@ def test_the_configuration_is_attested(folder: Path) -> None:
     assert digests[0] != digests[1]
 
 
-def test_a_port_in_use(run: Run) -> None:
+def test_a_port_in_use(program: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended = run("serve", "--port", str(listener.getsockname()[1]))
+        ended = program("serve", "--port", str(listener.getsockname()[1]))
     assert (ended.code, "configuration.address" in ended.err) == (2, True)
 
 
-def test_a_configuration_with_an_unknown_key(run: Run, folder: Path) -> None:
+def test_a_configuration_with_an_unknown_key(program: Run, folder: Path) -> None:
     (folder / "enclave.toml").write_text("[limits]\nmodels = 3\n")
-    ended = run("serve", "--config", "enclave.toml", "--port", "0", "--json")
+    ended = program("serve", "--config", "enclave.toml", "--port", "0", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.unknown_key")
     assert "limits.models" in ended.json["error"]["message"]

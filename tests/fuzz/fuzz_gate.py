@@ -34,9 +34,10 @@ from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.channel import gate
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel.client import AttestedChannel
 from blindai.channel.end import AttestedEnd
 from blindai.channel.flow import READ
+from blindai.channel.relying_party import RelyingParty
 from blindai.channel.server import AttestedProtocols
 from blindai.channel.tls import TLSFailure, TLSPipe, client_context
 from blindai.errors import AttestationError, Unavailable
@@ -136,7 +137,6 @@ class World:
 
 @cache
 def world() -> World:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     return World()
 
 
@@ -256,6 +256,7 @@ def _answer_inside(flow: Flow[Any], data: bytes) -> NoReturn:
 
 
 def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as corpus:
         for index, seed in enumerate(world().seeds):
             Path(corpus, str(index)).write_bytes(seed)
