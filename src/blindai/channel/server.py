@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import http
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, cast
+from typing import cast
 
-import httptools
 import structlog
 
 from blindai.channel import gate
 from blindai.channel.end import AttestedEnd, GateRefusal
+from blindai.channel.gate_reader import GateReader, http_answer
+from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.tls import TLSFailure, TLSPipe
 from blindai.errors import BlindAIError
 
@@ -54,7 +54,7 @@ class AttestedProtocol(asyncio.Protocol):
         self._identity = end.identity()
         self._pipe = TLSPipe(self._identity.context, server=True)
         self._state = _State.SILENT
-        self._reader = _GateReader()
+        self._reader = GateReader()
         self._gate_requests = 0
         self._pumping = False
         self._reading = True
@@ -86,8 +86,8 @@ class AttestedProtocol(asyncio.Protocol):
                 self._state = _State.GATE
             self._pump()
         except TLSFailure as error:
-            _log.info("tls_refused", reason=error.reason)
             self.abandon()
+            _log.info("tls_refused", reason=error.reason)
 
     def eof_received(self) -> bool:
         self.finish()
@@ -108,8 +108,11 @@ class AttestedProtocol(asyncio.Protocol):
         self._waiting.discard(self)
         if self._answering is not None:
             self._answering.cancel()
-        if self._inner is not None:
-            self._inner.connection_lost(exc)
+        self._reader.close()
+        # Without a cycle, the keys of the connection are freed now and not when the garbage collector comes by.
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connection_lost(exc)
 
     # The transport of the inner protocol calls these.
 
@@ -195,8 +198,8 @@ class AttestedProtocol(asyncio.Protocol):
         try:
             self._pump()
         except TLSFailure as error:
-            _log.info("tls_refused", reason=error.reason)
             self.abandon()
+            _log.info("tls_refused", reason=error.reason)
 
     def _pump(self) -> None:
         """Hand on plaintext until there is no more, or whoever takes it wants a pause."""
@@ -256,15 +259,15 @@ class AttestedProtocol(asyncio.Protocol):
             self._answer_failed(error)
 
     def _answered(self, answer: bytes) -> None:
-        self.send(_http_answer(200, answer, keep_alive=True))
+        self.send(http_answer(200, answer, keep_alive=True))
         self._open()
 
     def _answer_failed(self, error: BaseException) -> None:
         if isinstance(error, GateRefusal):
             self._gate_refused(error)
             return
-        _log.error("attester_failed", code=getattr(error, "code", "internal"), exc_info=error)
         self._gate_refused(GateRefusal(503, "gate.no_evidence", "the enclave could not obtain evidence"))
+        _log.error("attester_failed", code=getattr(error, "code", "internal"), exc_info=error)
 
     def _open(self) -> None:
         self._state = _State.OPEN
@@ -276,7 +279,7 @@ class AttestedProtocol(asyncio.Protocol):
         self._pump_waiting()
 
     def _gate_refused(self, refusal: GateRefusal) -> None:
-        self.send(_http_answer(refusal.status, refusal.body, keep_alive=not refusal.fatal))
+        self.send(http_answer(refusal.status, refusal.body, keep_alive=not refusal.fatal))
         if refusal.fatal:
             self._state = _State.CLOSED
             self._pipe.close()
@@ -284,21 +287,24 @@ class AttestedProtocol(asyncio.Protocol):
             self._part()
         else:
             self._state = _State.GATE
-            self._reader = _GateReader()
+            self._reader.close()
+            self._reader = GateReader()
 
     def _refuse_plain(self, data: bytes) -> None:
         """No TLS on a TLS port: an HTTP client gets words, anything else gets nothing."""
         self._state = _State.CLOSED
         if data[:1].isalpha():
             problem = gate.GateProblem(error="this port speaks attested TLS only: use https", code="channel.plain_http")
-            self._transport.write(_http_answer(400, gate.encoder.encode(problem), keep_alive=False))
+            self._transport.write(http_answer(400, gate.encoder.encode(problem), keep_alive=False))
             self._part()
         else:
             self._end_soon()
 
     def _too_slow(self) -> None:
-        _log.info("gate_timeout", state=self._state.name)
+        state = self._state
         self.abandon()
+        # Last, here and elsewhere: a log that fails must not keep a connection.
+        _log.info("gate_timeout", state=state.name)
 
 
 class AttestedProtocols:
@@ -315,120 +321,3 @@ class AttestedProtocols:
         """Cut the connections whose gate is shut; those past it belong to the inner protocol."""
         for protocol in list(self._waiting):
             protocol.abort()
-
-
-class PlaintextTransport(asyncio.Transport):
-    """What the inner protocol writes to: an asyncio transport whose other side is the TLS connection."""
-
-    def __init__(self, outer: AttestedProtocol, lower: asyncio.Transport) -> None:
-        super().__init__()
-        self._outer = outer
-        self._lower = lower
-        self._closing = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        # Servers ask for this only to learn that the scheme is https.
-        return True if name == "sslcontext" else self._lower.get_extra_info(name, default)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._outer.send(data)
-
-    def is_closing(self) -> bool:
-        return self._closing or self._lower.is_closing()
-
-    def close(self) -> None:
-        self._closing = True
-        self._outer.finish()
-
-    def abort(self) -> None:
-        self._closing = True
-        self._outer.abort()
-
-    def pause_reading(self) -> None:
-        self._outer.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._outer.resume_reading()
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def get_write_buffer_size(self) -> int:
-        return self._lower.get_write_buffer_size()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._lower.set_write_buffer_limits(high, low)
-
-
-class _GateReader:
-    """Reads exactly one gate request; anything else is refused before it is looked at."""
-
-    def __init__(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = b""
-        self._head_bytes = 0
-        self._in_body = False
-        self._body = b""
-        self._complete = False
-        self._refusal: GateRefusal | None = None
-
-    def feed(self, data: bytes) -> bytes | None:
-        """The body of the request, once it is complete.
-
-        Raises:
-            GateRefusal: this is not a gate request, or more than one.
-        """
-        in_head = not self._in_body
-        if in_head:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise self._refusal or GateRefusal(400, "gate.http", "this is not an HTTP/1.1 request") from error
-        # The body may have come with the end of the head.
-        if in_head and self._head_bytes > gate.MAX_REQUEST_HEAD_BYTES + gate.MAX_REQUEST_BODY_BYTES:
-            raise GateRefusal(431, "gate.too_large", "the head of a gate request is a few short lines")
-        return self._body if self._complete else None
-
-    @staticmethod
-    def _required() -> GateRefusal:
-        return GateRefusal(
-            403, "gate.required", f"nothing is served before the gate is open: POST {gate.GATE_PATH} first"
-        )
-
-    def _refuse(self, refusal: GateRefusal) -> None:
-        # httptools wraps what its callbacks raise, so the reason is kept here.
-        self._refusal = refusal
-        raise refusal
-
-    # httptools calls these.
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._refuse(GateRefusal(400, "gate.pipelined", "nothing may be sent before the gate has answered"))
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_headers_complete(self) -> None:
-        self._in_body = True
-        if self._parser.get_method() != b"POST" or self._url != gate.GATE_PATH.encode():
-            self._refuse(self._required())
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-        if len(self._body) > gate.MAX_REQUEST_BODY_BYTES:
-            self._refuse(GateRefusal(413, "gate.too_large", "a gate request is one short JSON object"))
-
-    def on_message_complete(self) -> None:
-        self._complete = True
-
-
-def _http_answer(status: int, body: bytes, *, keep_alive: bool) -> bytes:
-    head = (
-        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n\r\n"
-    )
-    return head.encode("ascii") + body

@@ -128,8 +128,10 @@ class EnclaveHttpProtocol(HttpToolsProtocol):
         self._queue.clear()
         self._active = None
         self.flow.resume_writing()
-        # Breaks the reference cycle with its callbacks, as uvicorn does.
+        # Without reference cycles, what the connection held is freed now, the client's data among it, and not when the
+        # garbage collector comes by.
         self.parser = None  # type: ignore[assignment] # nothing is parsed after this
+        self._response_transport.lost()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -482,13 +484,19 @@ class _ResponseTransport(asyncio.Transport):
 
     def __init__(self, protocol: EnclaveHttpProtocol) -> None:
         super().__init__()
-        self._protocol = protocol
+        self._protocol: EnclaveHttpProtocol | None = protocol
+
+    def lost(self) -> None:
+        """The connection is gone; a response that is still being made goes nowhere."""
+        self._protocol = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._protocol.transport.write(data)
+        if self._protocol is not None:
+            self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:
-        return self._protocol.transport.is_closing()
+        return self._protocol is None or self._protocol.transport.is_closing()
 
     def close(self) -> None:
-        self._protocol._close()  # noqa: SLF001 - two halves of one thing
+        if self._protocol is not None:
+            self._protocol._close()  # noqa: SLF001 - two halves of one thing
