@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,39 @@ def test_an_address_that_is_none(run: Run, address: str) -> None:
 
 def test_the_address_comes_from_the_environment(run: Run, address: str) -> None:
     assert run("verify", BLINDAI_ADDR=address).code == 0
+
+
+def test_ten_lines_even_where_everything_is_pinned(run: Run, folder: Path, address: str) -> None:
+    found = run("verify", address, "--json").json["result"]
+    path = folder / "manifest.toml"
+    config = next(check["got"] for check in found["checks"] if check["step"] == "config").partition(":")[0]
+    measured = found["claims"]["measurements"]
+    hardware = f'\n[[hardware]]\nname = "this"\ntee = "intel-tdx"\nmrtd = "{measured["mrtd"]}"\nrtmr0 = "{measured["rtmr0"]}"\n'
+    text = path.read_text().replace("digests = []", f'digests = ["{config}"]')
+    path.write_text(text + hardware)
+    ended = run("verify", address, COLUMNS="80")
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    assert (len(lines), max(map(len, lines)) <= 80) == (10, True)
+    assert "11 of 11 required checks" in ended.out
+    assert [line[:4] for line in lines[:8]] == ["PASS"] * 8
+
+
+def test_a_port_that_is_no_enclave(run: Run) -> None:
+    """What a stranger says cannot move the cursor, or change colours, of whoever asks."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 404 \x1b[2J\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ended = run("verify", f"https://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert ended.code == 3
+    assert "channel.not_tls" in ended.err
+    assert "REFUSED" in ended.out
+    assert "\x1b" not in ended.out + ended.err
