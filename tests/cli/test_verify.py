@@ -135,7 +135,8 @@ def test_ten_lines_even_where_everything_is_pinned(run: Run, folder: Path, addre
     path = folder / "manifest.toml"
     config = next(check["got"] for check in found["checks"] if check["step"] == "config").partition(":")[0]
     measured = found["claims"]["measurements"]
-    hardware = f'\n[[hardware]]\nname = "this"\ntee = "intel-tdx"\nmrtd = "{measured["mrtd"]}"\nrtmr0 = "{measured["rtmr0"]}"\n'
+    registers = f'mrtd = "{measured["mrtd"]}"\nrtmr0 = "{measured["rtmr0"]}"\n'
+    hardware = f'\n[[hardware]]\nname = "this"\ntee = "intel-tdx"\n{registers}'
     text = path.read_text().replace("digests = []", f'digests = ["{config}"]')
     path.write_text(text + hardware)
     ended = run("verify", address, COLUMNS="80")
