@@ -14,9 +14,10 @@ from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
 
 from blindai.attestation.measure.local import local_policy
 from blindai.attestation.verifiers import intel, intel_collateral
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import READ, BlockingStream, Flow
 from blindai.channel.http1 import request_head
+from blindai.channel.relying_party import RelyingParty
 from blindai.channel.tls import TLSPipe, client_context
 
 BARE = "handshake alone"

@@ -16,10 +16,11 @@ from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult
 from blindai.attestation.simulated.root import SimulatedRoot
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel.client import AttestedChannel
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.end import AttestedEnd
 from blindai.channel.flow import BlockingStream
+from blindai.channel.relying_party import RelyingParty
 from blindai.channel.server import AttestedProtocol, AttestedProtocols
 from blindai.errors import Unavailable
 

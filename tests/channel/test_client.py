@@ -20,12 +20,12 @@ from blindai.attestation.policy import Policy
 from blindai.attestation.result import STEPS, AttestationResult, Mode
 from blindai.attestation.simulated.intel import Faults
 from blindai.attestation.simulated.root import SimulatedRoot
-from blindai.channel import client as client_module
-from blindai.channel import gate
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel import binding, gate
+from blindai.channel.client import AttestedChannel
 from blindai.channel.end import AttestedEnd, GateRefusal, Identity
 from blindai.channel.flow import READ, Flow
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
+from blindai.channel.relying_party import RelyingParty
 from blindai.channel.statement import Role, Statement
 from blindai.channel.tls import PIECE_BYTES, TLSPipe, server_context
 from blindai.demo.impostor import Accomplice, Impostor, receive
@@ -682,7 +682,7 @@ class TestHandshake:
 
 def test_every_mismatch_of_a_statement_has_words() -> None:
     """A field that is added to the statement gets its own code."""
-    assert set(client_module._MISMATCHES) == set(Statement.__struct_fields__) - {"v"}
+    assert set(binding._MISMATCHES) == set(Statement.__struct_fields__) - {"v"}
 
 
 def fresh_request() -> bytes:

@@ -18,7 +18,8 @@ from blindai.attestation.attesters.attester import Attester
 from blindai.channel import gate, server
 from blindai.channel.end import AttestedEnd
 from blindai.channel.gate import GATE_PATH, MAX_REQUEST_BODY_BYTES, MAX_REQUEST_HEAD_BYTES
-from blindai.channel.server import MAX_GATE_REQUESTS, AttestedProtocol, AttestedProtocols, PlaintextTransport
+from blindai.channel.plaintext import PlaintextTransport
+from blindai.channel.server import MAX_GATE_REQUESTS, AttestedProtocol, AttestedProtocols
 from blindai.channel.tls import TLSFailure, TLSPipe, client_context
 from blindai.demo.impostor import receive
 

@@ -24,10 +24,12 @@ from blindai import AsyncConnection, Connection
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import Mode
 from blindai.attestation.simulated.root import SimulatedRoot
-from blindai.channel import server as channel_server
+from blindai.channel import gate_reader
 from blindai.channel.clock import SYSTEM_CLOCK
 from blindai.channel.flow import AsyncStream, BlockingStream
 from blindai.channel.keyset import PrivateKeyset
+from blindai.channel.plaintext import PlaintextTransport
+from blindai.channel.server import AttestedProtocol
 from blindai.client import connection as connection_module
 from blindai.client.connection import MAX_CONNECTIONS, _server_name
 from blindai.demo.impostor import Impostor
@@ -427,23 +429,23 @@ class TestApiKey:
         self, enclave: RunningServer, policy: Policy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before, after = bytearray(), bytearray()
-        gate_feed = channel_server._GateReader.feed
+        gate_feed = gate_reader.GateReader.feed
 
         def feed(self: Any, data: bytes) -> bytes | None:
             before.extend(data)
             return gate_feed(self, data)
 
-        pump = channel_server.AttestedProtocol._open
+        pump = AttestedProtocol._open
 
-        def opened(self: channel_server.AttestedProtocol) -> None:
+        def opened(self: AttestedProtocol) -> None:
             pump(self)
             inner = self._inner
             assert inner is not None
             received = inner.data_received
             inner.data_received = lambda data: (after.extend(data), received(data))[1]  # type: ignore[method-assign, func-returns-value] # listens in
 
-        monkeypatch.setattr(channel_server._GateReader, "feed", feed)
-        monkeypatch.setattr(channel_server.AttestedProtocol, "_open", opened)
+        monkeypatch.setattr(gate_reader.GateReader, "feed", feed)
+        monkeypatch.setattr(AttestedProtocol, "_open", opened)
         with Connection(address(enclave), policy=policy, api_key=self.KEY) as client:
             client.server()
         assert before.startswith(b"POST /.well-known/blindai/attestation")
@@ -796,20 +798,20 @@ def connections(server: RunningServer) -> int:
     return sum(
         not one.is_closing() and one.get_extra_info("sockname")[1] == server.port
         for one in gc.get_objects()
-        if type(one) is channel_server.PlaintextTransport
+        if type(one) is PlaintextTransport
     )
 
 
 def connections_opened(server: RunningServer, action: Callable[[], Any]) -> int:
     opened = []
-    original = channel_server.AttestedProtocol._open
+    original = AttestedProtocol._open
 
-    def counting(self: channel_server.AttestedProtocol) -> None:
+    def counting(self: AttestedProtocol) -> None:
         opened.append(self)
         original(self)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(channel_server.AttestedProtocol, "_open", counting)
+        patched.setattr(AttestedProtocol, "_open", counting)
         action()
     return len(opened)
 

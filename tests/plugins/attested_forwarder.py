@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 from blindai.attestation.policy import Policy
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import READ, READ_BYTES, Flow
+from blindai.channel.relying_party import RelyingParty
 from blindai.channel.tls import TLSFailure, TLSPipe
 from blindai.errors import BlindAIError
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from itertools import chain
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from blindai.attestation.appraisal import abbreviated, appraise
+from blindai.attestation.appraisal import appraise
 from blindai.attestation.evidence import Evidence
-from blindai.attestation.policy import Policy
-from blindai.attestation.result import STEPS, AttestationResult, Checklist, Mode, Outcome, Status
+from blindai.attestation.result import AttestationResult, Checklist, Mode
 from blindai.channel import gate
-from blindai.channel.clock import SYSTEM_CLOCK, Clock
+from blindai.channel.binding import ConnectionBinding, unbound
 from blindai.channel.flow import READ, Flow
 from blindai.channel.http1 import Answer, AnswerReader, MalformedAnswer, request_head
-from blindai.channel.keyset import Keyset
+from blindai.channel.relying_party import RelyingParty, RememberedKeyset
 from blindai.channel.statement import (
     NO_DEVICES,
     NONCE_LENGTH,
@@ -28,109 +26,12 @@ from blindai.channel.statement import (
     Statement,
     config_digest,
 )
-from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, client_context, pieces
+from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
 from blindai.errors import AttestationError, Unavailable
 
 # OpenSSL's reason strings for "the peer will not speak TLS 1.3", from either side's point of view.
 _VERSION_REASONS = frozenset({"unsupported protocol", "tlsv1 alert protocol version", "tls alert protocol version"})
 _NOT_TLS_REASONS = frozenset({"wrong version number", "http request", "packet length too long"})
-
-
-class RememberedKeyset(msgspec.Struct, frozen=True):
-    """A keyset whose evidence was verified in full, and when."""
-
-    keyset: Keyset
-    config_digest: str
-    result: AttestationResult
-    verified_at: float  # monotonic seconds
-
-
-class RelyingParty:
-    """What one client keeps between its connections to one address: its policy and the keyset it last verified."""
-
-    def __init__(self, address: str, policy: Policy, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        """`address` is `host:port`, as it goes into the Host header and into messages."""
-        self.address = address
-        self.policy = policy
-        self.clock = clock
-        self.context = client_context()
-        self.remembered: RememberedKeyset | None = None
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock.now(), UTC)
-
-    def recall(self) -> RememberedKeyset | None:
-        """The remembered keyset, if it is still young enough for a resumed gate."""
-        kept = self.remembered
-        if kept is None or kept.result.expires_at is None:
-            return None
-        age = self.clock.monotonic() - kept.verified_at
-        if age >= self.policy.max_age_seconds or self.now() >= kept.result.expires_at:
-            self.remembered = None
-            return None
-        return kept
-
-
-class ConnectionBinding:
-    """What the evidence must commit to, recomputed from this side of the connection; a `Binding` of the appraisal."""
-
-    def __init__(self, own: Statement, claimed: Statement | None) -> None:
-        self.report_data = own.report_data
-        self._own = own
-        self._claimed = claimed
-
-    def refusal(self, got: bytes) -> AttestationError:
-        """Say in which field the two ends differ.
-
-        The peer's own statement is used only if the evidence commits to it, and only to choose the words:
-        the evidence is refused already.
-        """
-        if self._claimed is not None and self._claimed.report_data == got:
-            for field, (code, message, likely) in _MISMATCHES.items():
-                expected, seen = getattr(self._own, field), getattr(self._claimed, field)
-                if expected != seen:
-                    return AttestationError(
-                        message, code=code, step="binding", expected=expected, got=seen, likely=likely
-                    )
-        return AttestationError(
-            "the evidence was not made for this connection",
-            code="binding.report_data",
-            step="binding",
-            expected=self.report_data.hex(),
-            got=got.hex(),
-            likely="somebody forwards the evidence of another enclave",
-        )
-
-
-_MISMATCHES: dict[str, tuple[str, str, str]] = {
-    "role": (
-        "binding.role",
-        "the evidence was made by a party in another role",
-        "evidence that an enclave made as a client was reflected",
-    ),
-    "nonce": ("binding.nonce", "the evidence is old: it answers another challenge", "recorded evidence was replayed"),
-    "spki_sha256": (
-        "binding.key",
-        "the connection does not end in the enclave: it ends at somebody else's key",
-        "a man in the middle forwards the evidence of a genuine enclave",
-    ),
-    "ekm": (
-        "binding.exporter",
-        "the evidence was made for another TLS connection of the same key",
-        "the enclave's TLS key was stolen and a relay sits in between",
-    ),
-    "keyset_digest": ("binding.keyset", "the evidence commits to other keys", "the keyset was exchanged on the way"),
-    "config_digest": (
-        "binding.config",
-        "the evidence commits to another configuration",
-        "the configuration was exchanged on the way",
-    ),
-    "devices_digest": (
-        "binding.devices",
-        "the evidence commits to other devices",
-        "the evidence of a GPU was exchanged on the way",
-    ),
-}
 
 
 class AttestedChannel:
@@ -333,7 +234,7 @@ class AttestedChannel:
         )
         # The enclave that signed committed to its keyset; that keyset must name the key of this connection.
         if fresh.keyset.tls_spki_sha256 != own.spki_sha256:
-            raise _unbound(
+            raise unbound(
                 result,
                 "the enclave's keyset names another TLS key",
                 code="binding.key",
@@ -366,7 +267,7 @@ class AttestedChannel:
             key.verify(bytes.fromhex(resumed.signature), own.resume_message)
         except (InvalidSignature, ValueError) as error:
             self._party.remembered = None
-            raise _unbound(
+            raise unbound(
                 kept.result,
                 "the peer of this connection does not hold the keys that were attested",
                 code="binding.proof",
@@ -448,31 +349,6 @@ class AttestedChannel:
 
 # How much of a stranger's words an error repeats.
 _MAX_QUOTED = 200
-
-
-def _unbound(
-    result: AttestationResult, message: str, *, code: str, expected: str, got: str, likely: str = ""
-) -> AttestationError:
-    """A refusal in the step "binding", by a check that only this end of the connection can make."""
-    checks = tuple(
-        msgspec.structs.replace(check, outcome=Outcome.FAIL, code=code, expected=expected, got=got)
-        if check.step == "binding"
-        else check
-        for check in result.checks
-    )
-    refused = msgspec.structs.replace(
-        result, status=Status.CONTRAINDICATED, checks=checks, code=code, step="binding", expires_at=None
-    )
-    return AttestationError(
-        message,
-        code=code,
-        step="binding",
-        check=STEPS["binding"],
-        expected=abbreviated(expected),
-        got=abbreviated(got),
-        likely=likely,
-        result=refused,
-    )
 
 
 def _problem(answer: Answer) -> str:

@@ -21,9 +21,10 @@ from typing import Any, Final, Self, TypeVar
 from blindai.attestation.measure.local import local_policy
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult
-from blindai.channel.client import AttestedChannel, RelyingParty
+from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import AsyncStream, BlockingStream, Flow
 from blindai.channel.http1 import Answer
+from blindai.channel.relying_party import RelyingParty
 from blindai.client.calls import MAX_PREDICTION_BYTES, Call, Calls
 from blindai.client.inputs import to_tensors
 from blindai.client.model_file import ModelBody, ModelSource

@@ -1,0 +1,48 @@
+"""What a relying party keeps between its connections: the policy, and the keyset that it verified last."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from blindai.attestation.policy import Policy
+from blindai.attestation.result import AttestationResult
+from blindai.channel.clock import SYSTEM_CLOCK, Clock
+from blindai.channel.keyset import Keyset
+from blindai.channel.tls import client_context
+
+
+class RememberedKeyset(msgspec.Struct, frozen=True):
+    """A keyset whose evidence was verified in full, and when."""
+
+    keyset: Keyset
+    config_digest: str
+    result: AttestationResult
+    verified_at: float  # monotonic seconds
+
+
+class RelyingParty:
+    """What one client keeps between its connections to one address: its policy and the keyset it last verified."""
+
+    def __init__(self, address: str, policy: Policy, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        """`address` is `host:port`, as it goes into the Host header and into messages."""
+        self.address = address
+        self.policy = policy
+        self.clock = clock
+        self.context = client_context()
+        self.remembered: RememberedKeyset | None = None
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock.now(), UTC)
+
+    def recall(self) -> RememberedKeyset | None:
+        """The remembered keyset, if it is still young enough for a resumed gate."""
+        kept = self.remembered
+        if kept is None or kept.result.expires_at is None:
+            return None
+        age = self.clock.monotonic() - kept.verified_at
+        if age >= self.policy.max_age_seconds or self.now() >= kept.result.expires_at:
+            self.remembered = None
+            return None
+        return kept
