@@ -45,4 +45,4 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
 def test_soak_watches_both_processes() -> None:
     printed = run("soak.py")
     assert printed.count("server memory") == printed.count("client memory") == 2
-    assert "fresh gates: 10 of 10" in printed
+    assert "fresh gates: 15 of 15" in printed
