@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
@@ -54,7 +55,8 @@ THEME = TerminalTheme(
 def main() -> None:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
-        tell(console)
+        with patch("blindai.demo.story._programs", lambda: ("blindai", "python")):
+            tell(console)
     svg = console.export_svg(title="make demo", theme=THEME, code_format=FORMAT, unique_id="demo")
     PICTURE.write_text(re.sub(r"[ \t]+\n", "\n", svg), encoding="utf-8")
     print(f"{PICTURE.relative_to(Path.cwd())}, {PICTURE.stat().st_size:,} bytes")

@@ -35,7 +35,7 @@ def test_the_story_for_people(program: Run) -> None:
     assert ended.out.count("the attacker received 0 bytes of application data") == len(ATTACKS)
     for code in CODES:
         assert f"code {code}" in ended.out
-    assert 'client.predict("acme/model", batch)' in ended.out
+    assert 'client.predict("clinic/breast-cancer", load_patients().features)' in ended.out
 
 
 def test_the_back_door_does_work_on_a_client_that_approves_it(tmp_path: Path) -> None:

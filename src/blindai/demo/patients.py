@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-_FOLDER = files("blindai.demo") / "breast_cancer"
+_FOLDER = Path(__file__).with_name("breast_cancer")
+
+MODEL_FILE = _FOLDER / "model.onnx"
 
 
 class Patients(msgspec.Struct, frozen=True, eq=False):
@@ -48,4 +50,4 @@ def load_model() -> bytes:
 
     Input `features` FP32 [N, 30]; outputs `label` INT64 [N] (1 is malignant) and `probabilities` FP32 [N, 2].
     """
-    return (_FOLDER / "model.onnx").read_bytes()
+    return MODEL_FILE.read_bytes()

@@ -5,6 +5,8 @@ Everything in it is real but the hardware: processes, sockets, TLS, quotes, veri
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,13 +22,16 @@ from blindai.attestation.measure.local import local_policy
 from blindai.client.connection import Connection
 from blindai.demo.attacks import ATTACKS, Attack
 from blindai.demo.enclaves import served
-from blindai.demo.patients import Patients, load_model, load_patients
+from blindai.demo.patients import MODEL_FILE, Patients, load_model, load_patients
 from blindai.errors import AttestationError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MODEL_ID = "clinic/breast-cancer"
+
+# Where `blindai serve` listens unless told otherwise.
+_ADDRESS = "https://127.0.0.1:9443"
 
 # Patients of each diagnosis that are shown on the terminal; all of them are diagnosed.
 _SHOWN = 3
@@ -165,19 +170,38 @@ def _end(console: Console, summary: Summary) -> None:
     console.print(
         f"[green]All {len(summary.refusals)} attacks were refused.[/] The whole story took {summary.seconds:.1f} s.\n"
     )
-    console.print("[bold]Now you[/], in two terminals:")
+    program, python = _programs()
+    console.print("[bold]Now you[/]. In one terminal:")
+    console.print(f"   {program} serve\n", markup=False)
+    console.print("In another:")
     for line in (
-        "blindai serve",
-        "blindai measure -o manifest.toml",
-        "blindai verify https://127.0.0.1:9443",
-        "blindai models upload model.onnx --id acme/model --addr https://127.0.0.1:9443",
+        f"{program} measure -o manifest.toml",
+        f"{program} verify {_ADDRESS}",
+        f"{program} models upload {_near(MODEL_FILE)} --id {MODEL_ID} --addr {_ADDRESS}",
     ):
         console.print(f"   {line}", markup=False)
-    console.print("\nor in Python, in the folder of that manifest.toml:")
+    console.print(f"\nAnd in {python}, in the folder of that manifest.toml:")
     for line in (
         "import blindai",
-        'with blindai.Connection(addr="https://127.0.0.1:9443") as client:',
-        '    client.upload_model("model.onnx", model_id="acme/model")',
-        '    prediction = client.predict("acme/model", batch)',
+        "from blindai.demo.patients import load_patients",
+        f'with blindai.Connection(addr="{_ADDRESS}") as client:',
+        f'    prediction = client.predict("{MODEL_ID}", load_patients().features)',
+        "print(prediction.output[0].as_numpy())",
     ):
         console.print(f"   {line}", markup=False)
+
+
+def _programs() -> tuple[str, str]:
+    """How this reader can start the command line and Python: by name where the shell finds them, else by path."""
+    folder = Path(sys.executable).parent
+    own = folder / "blindai"
+    found = shutil.which("blindai")
+    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
+        return "blindai", "python"
+    return _near(own), _near(Path(sys.executable))
+
+
+def _near(path: Path) -> str:
+    """`path` as seen from here, where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
