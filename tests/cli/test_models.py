@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blindai.cli.predict import _plain_value
 from blindai.demo.patients import load_model, load_patients
 
 from .conftest import Run
@@ -133,3 +134,21 @@ def test_an_api_key_comes_from_a_file_and_is_never_shown(run: Run, folder: Path,
     (folder / "key").write_text("")
     refused = run("models", "list", "--addr", address, "--api-key-file", "key", "--json")
     assert (refused.code, refused.json["error"]["code"]) == (2, "configuration.api_key_file")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"text", "text"),
+        (b"\xff\x00", "\\xff\x00"),
+        (float("nan"), "NaN"),
+        (float("inf"), "Infinity"),
+        (float("-inf"), "-Infinity"),
+        (1.5, 1.5),
+        (7, 7),
+        (True, True),
+    ],
+)
+def test_values_that_json_does_not_have(value: object, shown: object) -> None:
+    """By the names of ProtoJSON, and bytes as text."""
+    assert _plain_value(value) == shown

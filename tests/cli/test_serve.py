@@ -106,3 +106,14 @@ def test_a_configuration_with_an_unknown_key(program: Run, folder: Path) -> None
     ended = program("serve", "--config", "enclave.toml", "--port", "0", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.unknown_key")
     assert "limits.models" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime", "uvicorn"])
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_where_only_the_client_is_installed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, missing: str, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # to the import system: it is not there
+    ended = run(command, "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.server_missing")
+    assert ended.json["error"]["hint"] == "pip install 'blindai[server]'"

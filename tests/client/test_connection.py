@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -339,6 +340,43 @@ class TestRefusals:
         with pytest.raises(Unavailable) as caught:
             Connection(f"https://127.0.0.1:{port}", policy=policy)
         assert caught.value.code == "unavailable.connect"
+
+    @pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "asyncio"])
+    def test_a_peer_that_hangs_up(self, policy: Policy, is_async: bool) -> None:
+        """Not a word about attestation: there was nobody to attest."""
+
+        def ask(addr: str) -> None:
+            if is_async:
+                asyncio.run(AsyncConnection(addr, policy=policy).models())
+            else:
+                Connection(addr, policy=policy)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+            def hang_up() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+
+            thread = threading.Thread(target=hang_up)
+            thread.start()
+            with pytest.raises(Unavailable) as caught:
+                ask(f"https://127.0.0.1:{port}")
+            thread.join()
+        assert caught.value.code == "unavailable.handshake"
+
+    def test_inputs_on_asyncio(self, enclave: RunningServer, policy: Policy) -> None:
+        async def main() -> None:
+            async with AsyncConnection(address(enclave), policy=policy) as client:
+                await client.model("acme/adder")
+                with pytest.raises(ModelNotFound):
+                    await client.predict("acme/adder", ROW, version="77")
+                with pytest.raises(InvalidInput):
+                    await client.predict("acme/adder", ROW, outputs=["z"])
+                assert (await client.predict("acme/adder", ROW)).output[0].shape == (1, 3)
+
+        asyncio.run(main())
 
 
 class TestSettings:

@@ -12,14 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from blindai.channel.gate import GATE_PATH
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.tls import TLSFailure, TLSPipe, client_context, server_context
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec
 
 # Given the body of the victim's gate request, the body of the answer.
 Answer = Callable[[bytes], bytes]
@@ -32,10 +29,8 @@ _PATIENCE_SECONDS = 10.0
 class Impostor:
     """A TLS server on loopback that answers the gate through `answer`. A context manager."""
 
-    def __init__(self, answer: Answer, identity: PrivateKeyset, key: ec.EllipticCurvePrivateKey | None = None) -> None:
-        """`identity` makes the certificate; `key` is a stolen TLS key to use in place of the identity's own."""
-        if key is not None:
-            identity.tls_key = key
+    def __init__(self, answer: Answer, identity: PrivateKeyset) -> None:
+        """`identity` holds the TLS key that is shown: the attacker's own, or a stolen one."""
         self._answer = answer
         self._context = server_context(identity.tls_key, identity.certificate())
         self._listener = socket.create_server(("127.0.0.1", 0))
