@@ -366,3 +366,30 @@ def test_a_cancelled_run_ends_its_flow(listen: Listen) -> None:
 
     asyncio.run(main())
     assert ended == [True]
+
+
+def test_a_slow_peer_makes_a_run_wait(listen: Listen) -> None:
+    """The peer begins to read only when the run is known to wait for it."""
+    size = 64 << 20
+    waiting = threading.Event()
+
+    def peer(connection: socket.socket) -> None:
+        waiting.wait(10)
+        left = size
+        while left:
+            left -= len(connection.recv(1 << 20))
+
+    listener = listen(peer)
+
+    async def main() -> None:
+        stream = await AsyncStream.connect("127.0.0.1", listener.port, connect_seconds=5, seconds=5)
+        task = asyncio.create_task(stream.run(write(bytes(size))))
+        while not stream._full:
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        waiting.set()
+        await task
+        assert not stream._full
+        stream.close()
+
+    asyncio.run(main())
