@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blindai.attestation.policy import Policy
     from blindai.attestation.result import AttestationResult
-    from blindai.client.connection import AsyncConnection, Connection, connect
+    from blindai.client.async_connection import AsyncConnection
+    from blindai.client.connection import Connection, connect
     from blindai.client.prediction import Output, Prediction
     from blindai.errors import (
         AttestationError,
@@ -40,7 +41,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "blindai.attestation.policy": ("Policy",),
     "blindai.attestation.result": ("AttestationResult",),
-    "blindai.client.connection": ("AsyncConnection", "Connection", "connect"),
+    "blindai.client.async_connection": ("AsyncConnection",),
+    "blindai.client.connection": ("Connection", "connect"),
     "blindai.client.prediction": ("Output", "Prediction"),
     "blindai.errors": (
         "AttestationError",

@@ -384,12 +384,16 @@ def test_a_slow_peer_makes_a_run_wait(listen: Listen) -> None:
     async def main() -> None:
         stream = await AsyncStream.connect("127.0.0.1", listener.port, connect_seconds=5, seconds=5)
         task = asyncio.create_task(stream.run(write(bytes(size))))
-        while not stream._full:
+
+        def full() -> bool:
+            return stream._full
+
+        while not full():
             await asyncio.sleep(0.001)
         assert not task.done()
         waiting.set()
         await task
-        assert not stream._full
+        assert not full()
         stream.close()
 
     asyncio.run(main())

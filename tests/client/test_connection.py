@@ -31,8 +31,8 @@ from blindai.channel.flow import AsyncStream, BlockingStream
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.server import AttestedProtocol
-from blindai.client import connection as connection_module
-from blindai.client.connection import MAX_CONNECTIONS, _server_name
+from blindai.client.async_connection import MAX_CONNECTIONS
+from blindai.client.session import Link, server_name
 from blindai.demo.impostor import Impostor
 from blindai.enclave.config import EnclaveConfig, Limits, Timeouts
 from blindai.errors import (
@@ -453,7 +453,7 @@ class TestSettings:
         ("host", "name"), [("localhost", "localhost"), ("127.0.0.1", None), ("::1", None), ("a.example", "a.example")]
     )
     def test_names_are_sent_and_addresses_are_not(self, host: str, name: str | None) -> None:
-        assert _server_name(host) == name
+        assert server_name(host) == name
 
     def test_by_name(self, enclave: RunningServer, policy: Policy) -> None:
         with Connection(f"https://localhost:{enclave.port}", policy=policy) as client:
@@ -615,7 +615,7 @@ class TestConnections:
         self, enclave: RunningServer, client: Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client._idle[0].channel._usable = False
-        monkeypatch.setattr(connection_module._Link, "fit", lambda self, party: True)
+        monkeypatch.setattr(Link, "fit", lambda self, party: True)
         assert connections_opened(enclave, client.models) == 1
 
     def test_a_request_of_which_something_left_is_not(
@@ -646,7 +646,7 @@ class TestConnections:
                 assert caught.value.code == "unavailable.closed"
                 await client.models()
                 client._idle[0].channel._usable = False
-                monkeypatch.setattr(connection_module._Link, "fit", lambda self, party: True)
+                monkeypatch.setattr(Link, "fit", lambda self, party: True)
                 await client.models()
 
         asyncio.run(main())

@@ -241,7 +241,7 @@ class AttestedChannel:
                 expected=own.spki_sha256,
                 got=fresh.keyset.tls_spki_sha256,
             )
-        self._party.remembered = RememberedKeyset(fresh.keyset, config, result, self._party.clock.monotonic())
+        self._party.remember(fresh.keyset, config, result)
         return result
 
     def _resumed_gate(self, kept: RememberedKeyset) -> Flow[AttestationResult | None]:

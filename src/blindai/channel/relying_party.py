@@ -19,7 +19,8 @@ class RememberedKeyset(msgspec.Struct, frozen=True):
     keyset: Keyset
     config_digest: str
     result: AttestationResult
-    verified_at: float  # monotonic seconds
+    verified_at: float  # seconds since the epoch
+    verified_at_monotonic: float  # monotonic seconds
 
 
 class RelyingParty:
@@ -41,8 +42,13 @@ class RelyingParty:
         kept = self.remembered
         if kept is None or kept.result.expires_at is None:
             return None
-        age = self.clock.monotonic() - kept.verified_at
+        # The monotonic clock stands still while a laptop sleeps, and the other can be set back: the older age counts.
+        age = max(self.clock.monotonic() - kept.verified_at_monotonic, self.clock.now() - kept.verified_at)
         if age >= self.policy.max_age_seconds or self.now() >= kept.result.expires_at:
             self.remembered = None
             return None
         return kept
+
+    def remember(self, keyset: Keyset, config_digest: str, result: AttestationResult) -> None:
+        """Keep a keyset whose evidence was verified in full just now."""
+        self.remembered = RememberedKeyset(keyset, config_digest, result, self.clock.now(), self.clock.monotonic())

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
+
+
+class _Lines:
+    """Writes lines to a stream that may end before the enclave does: a log is never worth a connection."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the pipe is broken; the stream is closed
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
 
 
 def configure_logs(stream: TextIO, *, as_json: bool) -> None:
@@ -24,6 +39,6 @@ def configure_logs(stream: TextIO, *, as_json: bool) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=True,
     )

@@ -1,0 +1,184 @@
+"""The same client as `connection.Connection`, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from blindai.attestation.policy import Policy
+from blindai.channel.flow import AsyncStream
+from blindai.client.calls import MAX_PREDICTION_BYTES, Call
+from blindai.client.model_file import ModelBody, ModelSource
+from blindai.client.prediction import Prediction
+from blindai.client.progress import upload_progress
+from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
+from blindai.errors import AttestationError, InvalidInput, ModelNotFound, Unavailable
+from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
+
+T = TypeVar("T")
+
+# Connections that one AsyncConnection opens for calls made at the same time.
+MAX_CONNECTIONS: Final = 8
+
+
+class AsyncConnection(Session):
+    """The same client for asyncio. It connects with the first call, or in `async with`.
+
+    Calls made at the same time have connections of their own, at most `MAX_CONNECTIONS`. It belongs to the event loop
+    in which it is first used.
+    """
+
+    def __init__(
+        self,
+        addr: str | None = None,
+        *,
+        api_key: str | None = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        simulation: bool = False,
+        timeout: float | None = ANSWER_SECONDS,
+        progress: bool | None = None,
+    ) -> None:
+        """The arguments are those of `Connection`; nothing is contacted yet.
+
+        Raises:
+            ConfigurationError: no address or no policy, or one that cannot be read.
+        """
+        super().__init__(addr, api_key=api_key, policy=policy, simulation=simulation, timeout=timeout)
+        self._progress = progress
+        self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    async def predict(
+        self,
+        model_id: str,
+        inputs: Any,
+        *,
+        version: str | None = None,
+        outputs: Sequence[str] | None = None,
+        binary: bool = True,
+        max_answer_bytes: int = MAX_PREDICTION_BYTES,
+    ) -> Prediction:
+        """See `Connection`."""
+        model = await self._model(model_id, version)
+        call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary)
+        try:
+            return await self._run(call)
+        except (InvalidInput, ModelNotFound):
+            # The model may have been replaced by one with other inputs: look again next time.
+            self._forget(model_id)
+            raise
+
+    async def upload_model(
+        self,
+        model: ModelSource,
+        *,
+        model_id: str,
+        version: str | None = None,
+        progress: bool | None = None,
+    ) -> ModelUploaded:
+        """See `Connection`."""
+        body = ModelBody.open(model)
+        shown = self._progress if progress is None else progress
+        with upload_progress(body, model_id, enabled=shown) as chunks:
+            uploaded = await self._run(self._calls.upload(model_id, body, chunks, version), seconds=UPLOAD_SECONDS)
+        self._forget(model_id)
+        return uploaded
+
+    async def models(self, *, ready: bool = False) -> tuple[RepositoryModel, ...]:
+        """See `Connection`."""
+        return await self._run(self._calls.index(ready=ready))
+
+    async def model(self, model_id: str, *, version: str | None = None) -> ModelMetadata:
+        """See `Connection`."""
+        return await self._run(self._calls.model(model_id, version))
+
+    async def delete_model(self, model_id: str, *, version: str | None = None) -> None:
+        """See `Connection`."""
+        self._forget(model_id)
+        await self._run(self._calls.delete(model_id, version))
+
+    async def load_model(self, model_id: str) -> None:
+        """See `Connection`."""
+        await self._run(self._calls.load(model_id), seconds=UPLOAD_SECONDS)
+
+    async def unload_model(self, model_id: str) -> None:
+        """See `Connection`."""
+        await self._run(self._calls.unload(model_id))
+
+    async def server(self) -> ServerMetadata:
+        """See `Connection`."""
+        return await self._run(self._calls.server())
+
+    async def close(self) -> None:
+        """Close all connections. Calls after it are refused."""
+        self._closed = True
+        while self._idle:
+            link = self._idle.pop()
+            # A peer that is gone, or takes nothing, hears no good-bye.
+            with contextlib.closing(link.stream), contextlib.suppress(Unavailable):
+                await link.stream.run(link.channel.close(), seconds=GOODBYE_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        self._give_back(await self._open())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _model(self, model_id: str, version: str | None) -> ModelMetadata:
+        known = self._models.get((model_id, version))
+        if known is None:
+            known = self._models[model_id, version] = await self.model(model_id, version=version)
+        return known
+
+    async def _run(self, call: Call[T], *, seconds: float | None = None) -> T:
+        async with self._places:
+            link = await self._take()
+            sent_before = link.channel.application_bytes_sent
+            try:
+                try:
+                    answer = await link.stream.run(link.exchange(call), seconds=seconds)
+                except Unavailable:
+                    link.stream.close()
+                    if not self._may_retry(link, sent_before):
+                        raise
+                    link = await self._open()
+                    answer = await link.stream.run(link.exchange(call), seconds=seconds)
+            except BaseException:
+                link.stream.close()
+                raise
+            self._give_back(link)
+        return call.read(answer, link.channel.result)
+
+    async def _take(self) -> Link:
+        while self._idle:
+            link = self._idle.pop()
+            if link.fit(self._party):
+                return link
+            link.stream.close()
+        return await self._open()
+
+    def _give_back(self, link: Link) -> None:
+        if link.channel.usable and not self._closed:
+            self._idle.append(link)
+        else:
+            link.stream.close()
+
+    async def _open(self) -> Link:
+        channel = self._new_channel()
+        stream = await AsyncStream.connect(
+            self._address.host, self._address.port, connect_seconds=CONNECT_SECONDS, seconds=self._timeout
+        )
+        try:
+            await stream.run(channel.open())
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, AttestationError):
+                self._explain(error)
+            raise
+        return self._attested(channel, stream)

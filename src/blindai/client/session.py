@@ -1,0 +1,165 @@
+"""What both clients are made of: whom to talk to, under which policy, and what is known of the models there. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blindai.attestation.measure.local import local_policy
+from blindai.attestation.policy import Policy
+from blindai.attestation.result import AttestationResult
+from blindai.channel.client import AttestedChannel
+from blindai.channel.flow import Flow
+from blindai.channel.http1 import Answer
+from blindai.channel.relying_party import RelyingParty
+from blindai.client.calls import Call, Calls
+from blindai.client.inputs import to_tensors
+from blindai.client.prediction import Prediction
+from blindai.client.profile import Address, resolve_address, resolve_policy
+from blindai.errors import AttestationError, ConfigurationError, Unavailable
+from blindai.wire.metadata import ModelMetadata
+
+CONNECT_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 60.0
+# The server answers an upload after it has built the session: minutes for a model of gigabytes.
+UPLOAD_SECONDS: Final = 600.0
+GOODBYE_SECONDS: Final = 1.0
+
+_log = logging.getLogger("blindai")
+
+
+@dataclass(slots=True)
+class Link:
+    """One attested connection."""
+
+    channel: AttestedChannel
+    stream: Any  # BlockingStream or AsyncStream, by the class that made it
+
+    def exchange(self, call: Call[Any]) -> Flow[Answer]:
+        return self.channel.exchange(
+            call.head, call.body, max_answer_bytes=call.max_answer_bytes, expect_continue=call.expect_continue
+        )
+
+    def fit(self, party: RelyingParty) -> bool:
+        """Whether a request may be sent on it now."""
+        expires_at = self.channel.result.expires_at
+        return (
+            self.channel.usable and expires_at is not None and party.now() < expires_at and not self.stream.is_stale()
+        )
+
+
+class Session:
+    """What both clients are made of: whom to talk to, under which policy, and what is known of the models there."""
+
+    def __init__(
+        self,
+        addr: str | None,
+        *,
+        api_key: str | None,
+        policy: Policy | str | os.PathLike[str] | None,
+        simulation: bool,
+        timeout: float | None,
+    ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(
+                f"a timeout of {timeout} seconds leaves no time for an answer",
+                code="configuration.timeout",
+                hint="give a number of seconds above 0, or None to wait for ever",
+            )
+        self._address: Address = resolve_address(addr)
+        chosen = local_policy() if simulation and policy is None else resolve_policy(policy)
+        self._party = RelyingParty(self._address.authority, chosen)
+        self._calls = Calls(self._address.authority, api_key)
+        self._timeout = timeout
+        self._idle: deque[Link] = deque()
+        self._models: dict[tuple[str, str | None], ModelMetadata] = {}
+        self._attestation: AttestationResult | None = None
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """The server's address, as a URL."""
+        return self._address.url
+
+    @property
+    def policy(self) -> Policy:
+        return self._party.policy
+
+    @property
+    def attestation(self) -> AttestationResult:
+        """The verdict on the connection opened last.
+
+        Raises:
+            AttestationError: `channel.not_open`, before the first connection.
+        """
+        if self._attestation is None:
+            raise AttestationError("no connection is open yet", code="channel.not_open", step="channel")
+        return self._attestation
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the enclave runs on the simulated platform, which protects nothing."""
+        return self.attestation.simulated
+
+    def __repr__(self) -> str:
+        state = "not connected" if self._attestation is None else f"attested, {self._attestation.mode}"
+        if self._attestation is not None and self._attestation.simulated:
+            state += ", SIMULATED"
+        return f"<{type(self).__name__} {self.address} ({state})>"
+
+    def _new_channel(self) -> AttestedChannel:
+        if self._closed:
+            raise Unavailable("this connection was closed", code="unavailable.closed", hint="open a new one")
+        return AttestedChannel(self._party, server_name=server_name(self._address.host))
+
+    def _attested(self, channel: AttestedChannel, stream: Any) -> Link:
+        first = self._attestation is None
+        self._attestation = channel.result
+        if first and channel.result.simulated:
+            _log.warning("%s runs on the SIMULATED platform: nothing protects what you send it", self.address)
+        return Link(channel, stream)
+
+    def _explain(self, error: AttestationError) -> None:
+        error.hint = error.hint or f"blindai verify {self.address} --explain"
+
+    def _may_retry(self, link: Link, sent_before: int) -> bool:
+        """A request is sent twice only if not a byte of it left the first time."""
+        return link.channel.application_bytes_sent == sent_before
+
+    def _infer(
+        self,
+        model: ModelMetadata,
+        inputs: Any,
+        version: str | None,
+        outputs: Sequence[str] | None,
+        max_answer_bytes: int,
+        *,
+        binary: bool,
+    ) -> Call[Prediction]:
+        return self._calls.infer(
+            model.name,
+            to_tensors(inputs, model.inputs),
+            version=version,
+            outputs=outputs,
+            binary=binary,
+            max_answer_bytes=max_answer_bytes,
+        )
+
+    def _forget(self, model_id: str) -> None:
+        for known in list(self._models):  # a copy: other threads add to it
+            if known[0] == model_id:
+                self._models.pop(known, None)
+
+
+def server_name(host: str) -> str | None:
+    """What goes into SNI: names only, never addresses (RFC 6066, section 3)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return None
