@@ -45,8 +45,10 @@ class Watched:
 
     def sample(self) -> None:
         self.memory.append(self.process.memory_info().rss)
-        count = self.process.num_handles if sys.platform == "win32" else self.process.num_fds
-        self.descriptors.append(count())
+        if sys.platform == "win32":
+            self.descriptors.append(self.process.num_handles())
+        else:
+            self.descriptors.append(self.process.num_fds())
 
     def judge(self) -> bool:
         """Print what was seen; whether it is within the tolerance."""
