@@ -41,7 +41,7 @@ STEPS: dict[str, str] = {
     "channel": "TLS 1.3, attestation answered",
     "evidence": "evidence well-formed",
     "endorsements": "root, certificates and collateral",
-    "quote": "quote signed under that root",
+    "quote": "quote signature, up to its root",
     "binding": "bound to this connection, fresh",
     "platform": "platform allowed",
     "debug": "debug off, attributes strict",
