@@ -8,7 +8,7 @@ import pytest
 
 from blindai import errors
 from blindai.attestation.result import STEPS, AttestationResult, Check, Mode, Outcome, Status
-from blindai.errors import AttestationError, BlindAIError, BudgetExhausted, ConfigurationError
+from blindai.errors import AttestationError, BlindAIError, BudgetExhausted, ConfigurationError, harmless
 
 TREE = [member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, BlindAIError)]
 
@@ -82,3 +82,8 @@ def test_an_attestation_error_without_details_leaves_their_lines_out() -> None:
     assert "check" not in str(AttestationError("refused"))
     result = AttestationResult(status=Status.CONTRAINDICATED, checks=(), mode=Mode.FRESH, policy_digest="")
     assert "passed" not in str(AttestationError("refused", result=result))
+
+
+def test_text_of_a_stranger_commands_no_terminal() -> None:
+    assert harmless("a\x1b[31mb\x07\r\x9bc\u202e") == "a?[31mb???c?"
+    assert harmless("plain") == "plain"

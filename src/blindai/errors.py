@@ -169,3 +169,8 @@ class Unavailable(BlindAIError):
     """The server cannot be reached, is busy, or went away in the middle of a request."""
 
     default_code = "unavailable"
+
+
+def harmless(text: str) -> str:
+    """`text` without characters that command a terminal: a stranger may have written it."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -3,13 +3,8 @@ from __future__ import annotations
 import pytest
 import typer
 
-from blindai.cli.console import ExitCode, error_fields, fail, harmless, reported
+from blindai.cli.console import ExitCode, error_fields, fail, reported
 from blindai.errors import AttestationError, BlindAIError, ModelNotFound
-
-
-def test_text_of_a_stranger_commands_no_terminal() -> None:
-    assert harmless("a\x1b[31mb\x07\r\x9bc\u202e") == "a?[31mb???c?"
-    assert harmless("plain") == "plain"
 
 
 def test_an_error_in_words(capsys: pytest.CaptureFixture[str]) -> None:

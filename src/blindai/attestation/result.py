@@ -96,6 +96,10 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
         """`to_builtins`, encoded."""
         return msgspec.json.encode(self.to_builtins())
 
+    def has_expired(self, now: datetime) -> bool:
+        """Whether nothing may rely on this result at `now`; a refusal never was valid."""
+        return self.expires_at is None or now >= self.expires_at
+
     def require_valid(self, now: datetime) -> None:
         """Raise unless this result still allows a request to be sent at `now`.
 
@@ -104,7 +108,7 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.status is not Status.AFFIRMING or self.expires_at is None:
             raise AttestationError("the attestation was refused", code="result.refused", step=self.step, result=self)
-        if now >= self.expires_at:
+        if self.has_expired(now):
             raise AttestationError(
                 "the attestation has expired",
                 code="result.expired",

@@ -27,7 +27,7 @@ from blindai.channel.statement import (
     config_digest,
 )
 from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
-from blindai.errors import AttestationError, Unavailable
+from blindai.errors import AttestationError, Unavailable, harmless
 
 # OpenSSL's reason strings for "the peer will not speak TLS 1.3", from either side's point of view.
 _VERSION_REASONS = frozenset({"unsupported protocol", "tlsv1 alert protocol version", "tls alert protocol version"})
@@ -85,7 +85,7 @@ class AttestedChannel:
             self._usable = False
             if isinstance(error, AttestationError):
                 # Names in certificates, and whatever else the peer sent, end up on somebody's terminal.
-                error.message, error.expected, error.got = map(_harmless, (error.message, error.expected, error.got))
+                error.message, error.expected, error.got = map(harmless, (error.message, error.expected, error.got))
             raise
         self._result = result
         return result
@@ -358,8 +358,3 @@ def _problem(answer: Answer) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return f"HTTP status {answer.status}"
     return f"HTTP status {answer.status}, {problem.code}: {problem.error}"[:_MAX_QUOTED]
-
-
-def _harmless(text: str) -> str:
-    """`text` on one line, without characters that command a terminal."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)

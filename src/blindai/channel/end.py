@@ -22,6 +22,7 @@ from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
 from blindai.errors import BlindAIError
+from blindai.wire.problems import ProblemBody
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -44,7 +45,7 @@ class GateRefusal(Exception):
 
     @property
     def body(self) -> bytes:
-        return gate.encoder.encode(gate.GateProblem(error=self.message, code=self.code))
+        return gate.encoder.encode(ProblemBody(error=self.message, code=self.code))
 
 
 class Identity:

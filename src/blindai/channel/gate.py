@@ -18,7 +18,8 @@ import msgspec
 
 from blindai.attestation.result import Mode
 from blindai.channel.keyset import Keyset
-from blindai.channel.statement import VERSION, Statement
+from blindai.channel.statement import Statement
+from blindai.wire.problems import ProblemBody
 
 GATE_PATH = "/.well-known/blindai/attestation"
 
@@ -60,32 +61,8 @@ class ResumedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Hex64
 
 
-class GateProblem(msgspec.Struct, frozen=True):
-    """Why the attested end did not open the gate."""
-
-    error: str
-    code: str
-
-
 request_decoder = msgspec.json.Decoder(GateRequest)
 fresh_decoder = msgspec.json.Decoder(FreshAnswer)
 resumed_decoder = msgspec.json.Decoder(ResumedAnswer)
-problem_decoder = msgspec.json.Decoder(GateProblem)
+problem_decoder = msgspec.json.Decoder(ProblemBody)
 encoder = msgspec.json.Encoder()
-
-__all__ = [
-    "GATE_PATH",
-    "MAX_ANSWER_BYTES",
-    "MAX_REQUEST_BODY_BYTES",
-    "MAX_REQUEST_HEAD_BYTES",
-    "VERSION",
-    "FreshAnswer",
-    "GateProblem",
-    "GateRequest",
-    "ResumedAnswer",
-    "encoder",
-    "fresh_decoder",
-    "problem_decoder",
-    "request_decoder",
-    "resumed_decoder",
-]

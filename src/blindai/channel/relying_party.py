@@ -40,11 +40,11 @@ class RelyingParty:
     def recall(self) -> RememberedKeyset | None:
         """The remembered keyset, if it is still young enough for a resumed gate."""
         kept = self.remembered
-        if kept is None or kept.result.expires_at is None:
+        if kept is None:
             return None
         # The monotonic clock stands still while a laptop sleeps, and the other can be set back: the older age counts.
         age = max(self.clock.monotonic() - kept.verified_at_monotonic, self.clock.now() - kept.verified_at)
-        if age >= self.policy.max_age_seconds or self.now() >= kept.result.expires_at:
+        if age >= self.policy.max_age_seconds or kept.result.has_expired(self.now()):
             self.remembered = None
             return None
         return kept

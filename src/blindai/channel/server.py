@@ -15,6 +15,7 @@ from blindai.channel.gate_reader import GateReader, http_answer
 from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.tls import TLSFailure, TLSPipe
 from blindai.errors import BlindAIError
+from blindai.wire.problems import ProblemBody
 
 # From the first byte to the open gate: two round trips and one quote. A TDX quote takes tens of milliseconds.
 GATE_SECONDS = 10.0
@@ -294,7 +295,7 @@ class AttestedProtocol(asyncio.Protocol):
         """No TLS on a TLS port: an HTTP client gets words, anything else gets nothing."""
         self._state = _State.CLOSED
         if data[:1].isalpha():
-            problem = gate.GateProblem(error="this port speaks attested TLS only: use https", code="channel.plain_http")
+            problem = ProblemBody(error="this port speaks attested TLS only: use https", code="channel.plain_http")
             self._transport.write(http_answer(400, gate.encoder.encode(problem), keep_alive=False))
             self._part()
         else:

@@ -27,6 +27,7 @@ from blindai.errors import (
     PermissionDenied,
     QuotaExceeded,
     Unavailable,
+    harmless,
 )
 
 # rich keeps to NO_COLOR and to what the terminal can do.
@@ -105,11 +106,6 @@ def print_error(error: BlindAIError) -> None:
     """An error in words, on standard error."""
     err.print(f"{type(error).__name__}: ", style="bold red", end="")
     err.print("\n".join(map(harmless, str(error).split("\n"))), markup=False)
-
-
-def harmless(text: str) -> str:
-    """`text` without characters that command a terminal: a server may have written it."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def error_fields(error: BlindAIError) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from blindai.cli.console import harmless, out, print_json, reported
+from blindai.cli.console import out, print_json, reported
 from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect, open_input
-from blindai.errors import InvalidInput
+from blindai.errors import InvalidInput, harmless
 
 if TYPE_CHECKING:
     from blindai.client.prediction import Output, Prediction

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from blindai.cli.console import error_fields, exit_code, harmless, out, print_error, print_json, reported
+from blindai.cli.console import error_fields, exit_code, out, print_error, print_json, reported
 from blindai.cli.target import Json, PolicyFile, Simulation, connect
-from blindai.errors import AttestationError
+from blindai.errors import AttestationError, harmless
 
 if TYPE_CHECKING:
     from blindai.attestation.result import AttestationResult, Check

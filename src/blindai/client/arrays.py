@@ -20,7 +20,6 @@ PyTorch is never imported: a tensor of it can only be there when its module alre
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
@@ -45,9 +44,6 @@ _SCALARS: Final[tuple[tuple[tuple[type, ...], Kind], ...]] = (
     ((float, np.floating), Kind.FLOAT),
     ((str, bytes, bytearray), Kind.BYTES),
 )
-
-
-_name_of = lru_cache(maxsize=64)(name_of)
 
 
 class Array(msgspec.Struct, frozen=True, eq=False):
@@ -276,7 +272,7 @@ def _from_numpy(array: NDArray[Any], library: str) -> Array:
     # "T" is NumPy's variable-length text, whose elements become Python's str like the others'.
     if array.dtype.kind in "OSUT":
         return Array("BYTES", _array_of_bytes(array.ravel().tolist()).reshape(array.shape), library)
-    datatype = _name_of(array.dtype)
+    datatype = name_of(array.dtype)
     if datatype is None:
         message = f"arrays of {array.dtype} have no datatype in the Open Inference Protocol"
         raise InvalidInput(message, code="input.unsupported_type", hint=f"it has {', '.join(DATATYPES)}")

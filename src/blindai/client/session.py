@@ -47,10 +47,7 @@ class Link:
 
     def fit(self, party: RelyingParty) -> bool:
         """Whether a request may be sent on it now."""
-        expires_at = self.channel.result.expires_at
-        return (
-            self.channel.usable and expires_at is not None and party.now() < expires_at and not self.stream.is_stale()
-        )
+        return self.channel.usable and not self.channel.result.has_expired(party.now()) and not self.stream.is_stale()
 
 
 class Session:

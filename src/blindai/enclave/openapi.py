@@ -7,6 +7,8 @@ from importlib.metadata import version as installed_version
 from typing import Any, Final
 
 from blindai.enclave.model_id import RULE
+from blindai.enclave.upload import FILE_TYPES
+from blindai.wire.bundle import BUNDLE_TYPE
 
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _STRING: Final = {"type": "string"}
@@ -113,10 +115,7 @@ def _repository_paths() -> dict[str, Any]:
                 _json(_ref("Upload")),
                 status=201,
                 parameters=(*address, _CONTENT_DIGEST),
-                body={
-                    kind: {"schema": {"type": "string", "format": "binary"}}
-                    for kind in ("application/onnx", "application/octet-stream", "application/x-tar")
-                },
+                body={kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*FILE_TYPES, BUNDLE_TYPE)},
                 tag=tag,
             ),
             "delete": _operation("Delete one version or all", _json(_OBJECT), parameters=address, tag=tag),

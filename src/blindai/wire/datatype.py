@@ -9,6 +9,7 @@ NumPy has no bfloat16: a BF16 tensor is carried as `uint16`, the raw bits, so th
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -75,6 +76,7 @@ DATATYPES: Mapping[str, Datatype] = {
 _NAME_BY_DTYPE: Mapping[str, str] = {d.dtype.str: d.name for d in DATATYPES.values() if d.name not in {"BF16", "BYTES"}}
 
 
+@lru_cache(maxsize=64)  # NumPy computes `dtype.name` anew each time, which costs more than all else here
 def name_of(dtype: np.dtype[Any]) -> str | None:
     """The V2 datatype an array of this NumPy dtype has, or None when the protocol has none for it.
 

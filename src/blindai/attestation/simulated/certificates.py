@@ -23,8 +23,6 @@ ORGANISATION = "SIMULATED: not Intel, not hardware"
 # Everything is issued as of a day ago, so that a client whose clock is a little behind accepts it.
 BACKDATING = timedelta(days=1)
 
-CPU_SVN_COMPONENTS = 16
-
 
 class Validity(msgspec.Struct, frozen=True):
     """From and to, both included."""
