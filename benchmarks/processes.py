@@ -16,9 +16,9 @@ from machine import Placement, cores, pin
 from workload import MODEL, tiny_model
 
 import blindai
+from blindai.demo.enclaves import stop
 
 HERE = Path(__file__).resolve().parent
-STOP_SECONDS = 10.0
 
 
 class Server:
@@ -50,14 +50,7 @@ def started(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: P
     try:
         yield Server(process, _announcement(process))
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        stop(process)
 
 
 @contextmanager

@@ -63,13 +63,19 @@ def served(package_parent: Path | None = None, *, config: Path | None = None) ->
     try:
         yield _announced_address(cast("IO[str]", process.stdout))
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        cast("IO[str]", process.stdout).close()
+        stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a server whose output was read: in good order, or after `STOP_SECONDS` without asking."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _announced_address(output: IO[str]) -> str:
