@@ -44,7 +44,7 @@ def saved() -> bytes:
         (pickle.dumps({}, protocol=5), "pickle", "torch.onnx.export"),
         (zipped("model/data.pkl"), "PyTorch", "torch.onnx.export"),
         (zipped(), "zip", "torch.onnx.export"),
-        (gzip.compress(b"model"), "gzip", "unpack"),
+        (gzip.compress(b"model", mtime=0), "gzip", "unpack"),
         (tarred(), "tar", "unpack"),
         (b"GGUF\x03\0\0\0" + bytes(64), "GGUF", "ONNX"),
         (b'\x40\0\0\0\0\0\0\0{"w":{"dtype":"F32"}}', "safetensors", "torch.onnx.export"),
