@@ -10,17 +10,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.attestation.simulation import NOW, collateral_of, good, healthy
 
 from blindai.attestation.simulated.certificates import Issuer, Validity, issue
+from blindai.attestation.verifiers.certificates import (
+    Window,
+    common_name,
+    crl_window,
+    require_current,
+    require_issued_by,
+)
 from blindai.attestation.verifiers.intel_certificates import (
     PCK,
     PCK_CA,
     ROOT,
     TCB_SIGNER,
-    Window,
-    common_name,
-    crl_window,
     parse_crl,
-    require_current,
-    require_issued_by,
     require_role,
     vendor,
 )

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from blindai.attestation.verifiers.intel_certificates import SGX_EXTENSION, SIMULATED_VENDOR, Role
+from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR
+from blindai.attestation.verifiers.intel_certificates import SGX_EXTENSION, Role
 
 ORGANISATION = "SIMULATED: not Intel, not hardware"
 

@@ -23,11 +23,11 @@ import dcap_qvl
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from blindai.attestation.anchors import Anchor
+from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import Evidence
 from blindai.attestation.result import Checklist
-from blindai.attestation.verifiers.intel_certificates import Window, refusal, require_current
+from blindai.attestation.verifiers.certificates import Window, refusal, require_current
 from blindai.attestation.verifiers.intel_collateral import (
     CheckedCollateral,
     check_collateral,
@@ -195,6 +195,7 @@ def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, chec
         if quote.tee is not evidence.tee:
             raise AttestationError("the quote is of another TEE than the evidence says", code="evidence.tee")
         require_no_trailing_data(quote)
+    anchors = tuple(anchor for anchor in anchors if anchor.vendor is Vendor.INTEL)
     with checks.check("endorsements", expected=", ".join(anchor.name for anchor in anchors)) as check:
         if evidence.intel_collateral is None:
             raise refusal(
@@ -204,7 +205,7 @@ def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, chec
                 got="none",
                 likely="the enclave's host cannot reach its collateral service (PCCS)",
             )
-        collateral = check_collateral(evidence.intel_collateral, tuple(anchors))
+        collateral = check_collateral(evidence.intel_collateral, anchors)
         collateral.require_for(quote.tee)
         windows = collateral.windows + check_pck_chain(quote.pck_chain, collateral).windows
         require_current(windows, now)

@@ -15,26 +15,15 @@ every platform owns, could sign TCB info there. Here each certificate must be ex
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from blindai.errors import AttestationError
-
-SIMULATED_VENDOR = "SIMULATED"  # in place of Intel in the names of a simulated platform
+from blindai.attestation.verifiers.certificates import UNPARSABLE, common_name, read_whole, refusal
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")  # profile specification, section 1.3.5
-
-# What pyca/cryptography raises on bytes that are not the certificate or list they claim to be.
-_UNPARSABLE = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -57,27 +46,6 @@ PCK = Role(("SGX PCK Certificate",), platform=True)
 TCB_SIGNER = Role(("SGX TCB Signing",))
 
 
-class Window(msgspec.Struct, frozen=True):
-    """When one endorsement is valid; both ends belong to it.
-
-    Attributes:
-        subject: how messages call the endorsement.
-        kind: `certificate`, `crl`, `tcb_info` or `qe_identity`, as codes call it.
-    """
-
-    subject: str
-    kind: str
-    not_before: datetime
-    not_after: datetime
-
-
-def refusal(code: str, message: str, *, expected: str = "", got: str = "", likely: str = "") -> AttestationError:
-    """An error of step `endorsements`; `code` is given without that prefix."""
-    return AttestationError(
-        message, code=f"endorsements.{code}", step="endorsements", expected=expected, got=got, likely=likely
-    )
-
-
 def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, ...]:
     """Parse a chain of exactly `length` certificates in canonical PEM.
 
@@ -91,8 +59,8 @@ def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, 
         chain = tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
         canonical = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain)
         for certificate in chain:
-            _read_whole(certificate)
-    except _UNPARSABLE as error:
+            read_whole(certificate)
+    except UNPARSABLE as error:
         raise refusal("malformed", f"the {what} cannot be parsed", got=str(error)) from error
     if pem not in (canonical, canonical.removesuffix("\n")):
         raise refusal("malformed", f"the {what} holds more than its certificates", expected="canonical PEM")
@@ -101,31 +69,6 @@ def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, 
             "malformed", f"the {what} is of the wrong length", expected=f"{length} certificates", got=f"{len(chain)}"
         )
     return chain
-
-
-def _read_whole(certificate: x509.Certificate) -> None:
-    """Have every field parsed now: pyca/cryptography does it on first use, and raises there."""
-    _ = (
-        certificate.subject,
-        certificate.issuer,
-        certificate.extensions,
-        certificate.public_key(),
-        certificate.signature_hash_algorithm,
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-    )
-
-
-def spki_sha256(certificate: x509.Certificate) -> str:
-    """Lower-case hex SHA-256 of the certificate's SubjectPublicKeyInfo."""
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(key).hexdigest()
-
-
-def common_name(certificate: x509.Certificate) -> str:
-    """The one common name of the subject, or an empty string."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
 
 
 def vendor(root: x509.Certificate) -> str:
@@ -182,23 +125,6 @@ def _extension_fault(extensions: x509.Extensions, role: Role) -> str:
     return ""
 
 
-def require_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Refuse a certificate that `issuer` did not sign.
-
-    Raises:
-        AttestationError: `endorsements.chain`.
-    """
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *_UNPARSABLE) as error:
-        raise refusal(
-            "chain",
-            "a certificate is not signed by the next one in its chain",
-            expected=f"{common_name(certificate)} signed by {common_name(issuer)}",
-            got=str(error) or "a signature that does not verify",
-        ) from error
-
-
 def parse_crl(der_hex: str, issuer: x509.Certificate, *, what: str) -> x509.CertificateRevocationList:
     """Parse a revocation list and require that `issuer` signed it.
 
@@ -215,7 +141,7 @@ def parse_crl(der_hex: str, issuer: x509.Certificate, *, what: str) -> x509.Cert
             and crl.is_signature_valid(key)
         )
         _ = (crl.last_update_utc, crl.next_update_utc, [entry.revocation_date_utc for entry in crl])
-    except _UNPARSABLE as error:
+    except UNPARSABLE as error:
         raise refusal("malformed", f"the {what} cannot be parsed", got=str(error)) from error
     if not genuine:
         raise refusal(
@@ -240,65 +166,3 @@ def decode_hex(text: str, *, what: str) -> bytes:
     if not data or data.hex() != text:
         raise refusal("malformed", f"the {what} cannot be parsed", expected="lower-case hex", got=repr(text[:16]))
     return data
-
-
-def require_not_revoked(certificates: Iterable[x509.Certificate], crl: x509.CertificateRevocationList) -> None:
-    """Refuse a certificate that its issuer has revoked.
-
-    Raises:
-        AttestationError: `endorsements.revoked`.
-    """
-    for certificate in certificates:
-        entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-        if entry is not None:
-            raise refusal(
-                "revoked",
-                f"{common_name(certificate)} is revoked: what it signs proves nothing any more",
-                expected="a certificate that is on no revocation list",
-                got=f"serial number {certificate.serial_number:x}, revoked {entry.revocation_date_utc:%Y-%m-%d}",
-                likely="the platform's keys were compromised, or the platform was withdrawn",
-            )
-
-
-def certificate_windows(certificates: Iterable[x509.Certificate]) -> tuple[Window, ...]:
-    """When each certificate is valid."""
-    return tuple(
-        Window(common_name(item), "certificate", item.not_valid_before_utc, item.not_valid_after_utc)
-        for item in certificates
-    )
-
-
-def crl_window(crl: x509.CertificateRevocationList, *, what: str) -> Window:
-    """When a revocation list is current. At `nextUpdate` itself the next one is out: that second is not included.
-
-    Raises:
-        AttestationError: `endorsements.malformed` if it has no end.
-    """
-    if crl.next_update_utc is None:
-        raise refusal("malformed", f"the {what} does not say when the next one comes", expected="nextUpdate")
-    return Window(what, "crl", crl.last_update_utc, crl.next_update_utc - timedelta(seconds=1))
-
-
-def require_current(windows: Sequence[Window], now: datetime) -> None:
-    """Refuse endorsements that are not valid at `now`.
-
-    Raises:
-        AttestationError: `endorsements.KIND.not_yet_valid` or `endorsements.KIND.expired`.
-    """
-    for window in windows:
-        if now < window.not_before:
-            raise refusal(
-                f"{window.kind}.not_yet_valid",
-                f"{window.subject} is not valid yet",
-                expected=f"valid from {window.not_before:%Y-%m-%dT%H:%M:%SZ}",
-                got=f"the time here is {now:%Y-%m-%dT%H:%M:%SZ}",
-                likely="the clock of this machine is behind",
-            )
-        if now > window.not_after:
-            raise refusal(
-                f"{window.kind}.expired",
-                f"{window.subject} has expired",
-                expected=f"valid until {window.not_after:%Y-%m-%dT%H:%M:%SZ}",
-                got=f"the time here is {now:%Y-%m-%dT%H:%M:%SZ}",
-                likely="the operator does not renew its collateral, or the clock of this machine is ahead",
-            )

@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.evidence import TEE, IntelCollateral
-from blindai.attestation.verifiers import intel_certificates as certificates
-from blindai.attestation.verifiers.intel_certificates import Window, refusal
+from blindai.attestation.verifiers import certificates, intel_certificates
+from blindai.attestation.verifiers.certificates import Window, refusal
 
 # A client seldom talks to more platforms than this at a time; an entry holds about 100 KB.
 CACHED_COLLATERALS = 16
@@ -153,28 +153,28 @@ def check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) -
 
 @lru_cache(CACHED_COLLATERALS)
 def _check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) -> CheckedCollateral:
-    pck_ca, root = certificates.parse_chain(
+    pck_ca, root = intel_certificates.parse_chain(
         collateral.pck_crl_issuer_chain, what="issuer chain of the PCK CRL", length=ISSUER_CHAIN_LENGTH
     )
-    tcb_signer, tcb_root = certificates.parse_chain(
+    tcb_signer, tcb_root = intel_certificates.parse_chain(
         collateral.tcb_info_issuer_chain, what="issuer chain of the TCB info", length=ISSUER_CHAIN_LENGTH
     )
-    qe_signer, qe_root = certificates.parse_chain(
+    qe_signer, qe_root = intel_certificates.parse_chain(
         collateral.qe_identity_issuer_chain, what="issuer chain of the QE identity", length=ISSUER_CHAIN_LENGTH
     )
-    anchor = _anchor_of(root, anchors)
+    vendor = intel_certificates.vendor(root)
+    anchor = certificates.anchor_of(root, anchors, simulated=vendor == certificates.SIMULATED_VENDOR)
     require_same_root(root, tcb_root, qe_root)
 
-    vendor = certificates.vendor(root)
-    certificates.require_role(root, certificates.ROOT, vendor=vendor)
-    certificates.require_role(pck_ca, certificates.PCK_CA, vendor=vendor)
+    intel_certificates.require_role(root, intel_certificates.ROOT, vendor=vendor)
+    intel_certificates.require_role(pck_ca, intel_certificates.PCK_CA, vendor=vendor)
     for signer in (tcb_signer, qe_signer):
-        certificates.require_role(signer, certificates.TCB_SIGNER, vendor=vendor)
+        intel_certificates.require_role(signer, intel_certificates.TCB_SIGNER, vendor=vendor)
     for certificate in dict.fromkeys((root, pck_ca, tcb_signer, qe_signer)):  # Intel's two signers are one
         certificates.require_issued_by(certificate, root)
 
-    root_crl = certificates.parse_crl(collateral.root_ca_crl, root, what="root CA's revocation list")
-    pck_crl = certificates.parse_crl(collateral.pck_crl, pck_ca, what="PCK revocation list")
+    root_crl = intel_certificates.parse_crl(collateral.root_ca_crl, root, what="root CA's revocation list")
+    pck_crl = intel_certificates.parse_crl(collateral.pck_crl, pck_ca, what="PCK revocation list")
     certificates.require_not_revoked((root, pck_ca, tcb_signer, qe_signer), root_crl)
 
     tcb_info = _signed(
@@ -230,9 +230,9 @@ def check_pck_chain(pem: bytes, collateral: CheckedCollateral) -> CheckedPckChai
         text = pem.decode("ascii")
     except UnicodeDecodeError as error:
         raise refusal("malformed", "the PCK certificate chain cannot be parsed", expected="PEM") from error
-    pck, pck_ca, root = certificates.parse_chain(text, what="PCK certificate chain", length=PCK_CHAIN_LENGTH)
+    pck, pck_ca, root = intel_certificates.parse_chain(text, what="PCK certificate chain", length=PCK_CHAIN_LENGTH)
     require_same_root(collateral.root, root)
-    certificates.require_role(pck, certificates.PCK, vendor=certificates.vendor(root))
+    intel_certificates.require_role(pck, intel_certificates.PCK, vendor=intel_certificates.vendor(root))
     if pck_ca != collateral.pck_ca:
         raise refusal(
             "crl.issuer",
@@ -259,27 +259,9 @@ def require_same_root(root: x509.Certificate, *others: x509.Certificate) -> None
             )
 
 
-def _anchor_of(root: x509.Certificate, anchors: tuple[Anchor, ...]) -> Anchor:
-    fingerprint = certificates.spki_sha256(root)
-    for anchor in anchors:
-        if anchor.spki_sha256 == fingerprint:
-            return anchor
-    raise refusal(
-        "anchor",
-        "the certificates end on a root that is no trust anchor here",
-        expected=", ".join(f"{anchor.name} ({anchor.spki_sha256[:16]}..)" for anchor in anchors) or "no root at all",
-        got=f"{certificates.common_name(root)} ({fingerprint[:16]}..)",
-        likely=(
-            "this is a simulated platform, which proves nothing about hardware; a policy must allow its root by name"
-            if certificates.vendor(root) == certificates.SIMULATED_VENDOR
-            else "a forged chain, or the policy names another root"
-        ),
-    )
-
-
 def _signed(text: str, signature_hex: str, signer: x509.Certificate, layout: type[T], *, what: str, kind: str) -> T:
     """Intel signs the exact text of the inner JSON; the signature is raw r||s."""
-    signature = certificates.decode_hex(signature_hex, what=f"signature of the {what}")
+    signature = intel_certificates.decode_hex(signature_hex, what=f"signature of the {what}")
     key = signer.public_key()
     message = text.encode(errors="surrogatepass")  # a lone surrogate is no UTF-8: no signature covers it
     if not (isinstance(key, ec.EllipticCurvePublicKey) and is_signed_by(key, signature, message)):

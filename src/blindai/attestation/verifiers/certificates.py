@@ -1,0 +1,178 @@
+"""What certificates and revocation lists of all vendors have in common.
+
+Who may sign what differs from vendor to vendor and stands beside each verifier.
+Source: RFC 5280.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from blindai.attestation.anchors import Anchor
+from blindai.errors import AttestationError
+
+SIMULATED_VENDOR = "SIMULATED"  # in place of the vendor in the names of a simulated platform
+
+# What pyca/cryptography raises on bytes that are not the certificate or list they claim to be.
+UNPARSABLE = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
+
+
+class Window(msgspec.Struct, frozen=True):
+    """When one endorsement is valid; both ends belong to it.
+
+    Attributes:
+        subject: how messages call the endorsement.
+        kind: `certificate`, `crl`, `tcb_info` or `qe_identity`, as codes call it.
+    """
+
+    subject: str
+    kind: str
+    not_before: datetime
+    not_after: datetime
+
+
+def refusal(code: str, message: str, *, expected: str = "", got: str = "", likely: str = "") -> AttestationError:
+    """An error of step `endorsements`; `code` is given without that prefix."""
+    return AttestationError(
+        message, code=f"endorsements.{code}", step="endorsements", expected=expected, got=got, likely=likely
+    )
+
+
+def read_whole(certificate: x509.Certificate) -> None:
+    """Have every field of `certificate` parsed now: pyca/cryptography does it on first use, and raises there."""
+    _ = (
+        certificate.subject,
+        certificate.issuer,
+        certificate.extensions,
+        certificate.public_key(),
+        certificate.signature_hash_algorithm,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+
+
+def spki_sha256(certificate: x509.Certificate) -> str:
+    """Lower-case hex SHA-256 of the certificate's SubjectPublicKeyInfo."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key).hexdigest()
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The one common name of the subject, or an empty string."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def anchor_of(root: x509.Certificate, anchors: Sequence[Anchor], *, simulated: bool) -> Anchor:
+    """The trust anchor that `root` is, by its public key.
+
+    Args:
+        root: the last certificate of a chain.
+        anchors: the trust anchors of its vendor.
+        simulated: the root says of itself that it is simulated; this only words the refusal.
+
+    Raises:
+        AttestationError: `endorsements.anchor`.
+    """
+    fingerprint = spki_sha256(root)
+    for anchor in anchors:
+        if anchor.spki_sha256 == fingerprint:
+            return anchor
+    raise refusal(
+        "anchor",
+        "the certificates end on a root that is no trust anchor here",
+        expected=", ".join(f"{anchor.name} ({anchor.spki_sha256[:16]}..)" for anchor in anchors) or "no root at all",
+        got=f"{common_name(root)} ({fingerprint[:16]}..)",
+        likely=(
+            "this is a simulated platform, which proves nothing about hardware; a policy must allow its root by name"
+            if simulated
+            else "a forged chain, or the policy names another root"
+        ),
+    )
+
+
+def require_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Refuse a certificate that `issuer` did not sign.
+
+    Raises:
+        AttestationError: `endorsements.chain`.
+    """
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, *UNPARSABLE) as error:
+        raise refusal(
+            "chain",
+            "a certificate is not signed by the next one in its chain",
+            expected=f"{common_name(certificate)} signed by {common_name(issuer)}",
+            got=str(error) or "a signature that does not verify",
+        ) from error
+
+
+def require_not_revoked(certificates: Iterable[x509.Certificate], crl: x509.CertificateRevocationList) -> None:
+    """Refuse a certificate that its issuer has revoked.
+
+    Raises:
+        AttestationError: `endorsements.revoked`.
+    """
+    for certificate in certificates:
+        entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        if entry is not None:
+            raise refusal(
+                "revoked",
+                f"{common_name(certificate)} is revoked: what it signs proves nothing any more",
+                expected="a certificate that is on no revocation list",
+                got=f"serial number {certificate.serial_number:x}, revoked {entry.revocation_date_utc:%Y-%m-%d}",
+                likely="the platform's keys were compromised, or the platform was withdrawn",
+            )
+
+
+def certificate_windows(certificates: Iterable[x509.Certificate]) -> tuple[Window, ...]:
+    """When each certificate is valid."""
+    return tuple(
+        Window(common_name(item), "certificate", item.not_valid_before_utc, item.not_valid_after_utc)
+        for item in certificates
+    )
+
+
+def crl_window(crl: x509.CertificateRevocationList, *, what: str) -> Window:
+    """When a revocation list is current. At `nextUpdate` itself the next one is out: that second is not included.
+
+    Raises:
+        AttestationError: `endorsements.malformed` if it has no end.
+    """
+    if crl.next_update_utc is None:
+        raise refusal("malformed", f"the {what} does not say when the next one comes", expected="nextUpdate")
+    return Window(what, "crl", crl.last_update_utc, crl.next_update_utc - timedelta(seconds=1))
+
+
+def require_current(windows: Sequence[Window], now: datetime) -> None:
+    """Refuse endorsements that are not valid at `now`.
+
+    Raises:
+        AttestationError: `endorsements.KIND.not_yet_valid` or `endorsements.KIND.expired`.
+    """
+    for window in windows:
+        if now < window.not_before:
+            raise refusal(
+                f"{window.kind}.not_yet_valid",
+                f"{window.subject} is not valid yet",
+                expected=f"valid from {window.not_before:%Y-%m-%dT%H:%M:%SZ}",
+                got=f"the time here is {now:%Y-%m-%dT%H:%M:%SZ}",
+                likely="the clock of this machine is behind",
+            )
+        if now > window.not_after:
+            raise refusal(
+                f"{window.kind}.expired",
+                f"{window.subject} has expired",
+                expected=f"valid until {window.not_after:%Y-%m-%dT%H:%M:%SZ}",
+                got=f"the time here is {now:%Y-%m-%dT%H:%M:%SZ}",
+                likely="the operator does not renew its collateral, or the clock of this machine is ahead",
+            )
