@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from blindai.attestation.result import AttestationResult
+    from blindai.channel.transcript import Transcript
 
 
 class BlindAIError(Exception):
@@ -42,6 +43,7 @@ class AttestationError(BlindAIError):
         expected, got: what the relying party required and what it saw.
         likely: the likely cause, in words.
         result: the whole appraisal, where one was made.
+        transcript: what was appraised, where the peer gave evidence.
     """
 
     default_code = "attestation.refused"
@@ -66,6 +68,7 @@ class AttestationError(BlindAIError):
         self.got = got
         self.likely = likely
         self.result = result
+        self.transcript: Transcript | None = None
 
     def __str__(self) -> str:
         """The error as a reader meets it: what failed, expected and got, cause, what is safe, what next."""

@@ -10,11 +10,9 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from blindai.attestation.appraisal import appraise
-from blindai.attestation.evidence import Evidence
 from blindai.attestation.result import AttestationResult, Checklist, Mode
 from blindai.channel import gate
-from blindai.channel.binding import ConnectionBinding, unbound
+from blindai.channel.binding import unbound
 from blindai.channel.flow import READ, Flow
 from blindai.channel.http1 import Answer, AnswerReader, MalformedAnswer, request_head
 from blindai.channel.relying_party import RelyingParty, RememberedKeyset
@@ -27,6 +25,7 @@ from blindai.channel.statement import (
     config_digest,
 )
 from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
+from blindai.channel.transcript import Transcript
 from blindai.errors import AttestationError, Unavailable, harmless
 
 # OpenSSL's reason strings for "the peer will not speak TLS 1.3", from either side's point of view.
@@ -35,7 +34,12 @@ _NOT_TLS_REASONS = frozenset({"wrong version number", "http request", "packet le
 
 
 class AttestedChannel:
-    """One TCP connection, sans I/O. `open()` first; then any number of `exchange()`, one at a time."""
+    """One TCP connection, sans I/O. `open()` first; then any number of `exchange()`, one at a time.
+
+    Attributes:
+        transcript: of the fresh gate, once the peer has answered; it is there for a refused peer too.
+        application_bytes_sent: how many bytes of TLS records with application data left so far.
+    """
 
     def __init__(self, party: RelyingParty, *, server_name: str | None = None) -> None:
         self._party = party
@@ -44,6 +48,7 @@ class AttestedChannel:
             self._pipe.set_server_name(server_name)
         self._result: AttestationResult | None = None
         self._usable = True
+        self.transcript: Transcript | None = None
         self.application_bytes_sent = 0
 
     @property
@@ -86,6 +91,7 @@ class AttestedChannel:
             if isinstance(error, AttestationError):
                 # Names in certificates, and whatever else the peer sent, end up on somebody's terminal.
                 error.message, error.expected, error.got = map(harmless, (error.message, error.expected, error.got))
+                error.transcript = self.transcript
             raise
         self._result = result
         return result
@@ -212,35 +218,24 @@ class AttestedChannel:
         try:
             fresh = gate.fresh_decoder.decode(answer.body)
             keyset_digest = fresh.keyset.digest
-            not_after = fresh.keyset.expires_at
+            _ = fresh.keyset.expires_at
             config = config_digest(fresh.config)
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
         self._require_protocol(fresh.v, fresh.mode, Mode.FRESH)
         now = self._party.now()
-        own = self._statement(nonce, keyset_digest, config)
+        self.transcript = Transcript(
+            at=now,
+            statement=self._statement(nonce, keyset_digest, config),
+            claimed=fresh.statement,
+            keyset=fresh.keyset,
+            config=fresh.config,
+            evidence=fresh.evidence,
+        )
         checks = Checklist()
         with checks.check("channel", expected="TLS 1.3") as opened:
             opened.got = f"{self._pipe.version}, {self._pipe.group}"
-        result = appraise(
-            Evidence.decode(bytes(fresh.evidence)),
-            policy=self._party.policy,
-            binding=ConnectionBinding(own, fresh.statement),
-            config_digest=config,
-            keyset_digest=keyset_digest,
-            now=now,
-            not_after=not_after,
-            checks=checks,
-        )
-        # The enclave that signed committed to its keyset; that keyset must name the key of this connection.
-        if fresh.keyset.tls_spki_sha256 != own.spki_sha256:
-            raise unbound(
-                result,
-                "the enclave's keyset names another TLS key",
-                code="binding.key",
-                expected=own.spki_sha256,
-                got=fresh.keyset.tls_spki_sha256,
-            )
+        result = self.transcript.appraise(self._party.policy, now=now, checks=checks)
         self._party.remember(fresh.keyset, config, result)
         return result
 
