@@ -54,9 +54,14 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     v: int = VERSION
 
     @property
+    def message(self) -> bytes:
+        """What is hashed: the domain, a zero byte, the canonical text."""
+        return self._tagged(STATEMENT_DOMAIN)
+
+    @property
     def report_data(self) -> bytes:
-        """64 bytes, the full report_data of SGX, TDX and SEV-SNP."""
-        return hashlib.sha512(self._tagged(STATEMENT_DOMAIN)).digest()
+        """SHA-512 of `message`: 64 bytes, the full report_data of SGX, TDX and SEV-SNP."""
+        return hashlib.sha512(self.message).digest()
 
     @property
     def resume_message(self) -> bytes:

@@ -17,6 +17,7 @@ from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import Flow
 from blindai.channel.http1 import Answer
 from blindai.channel.relying_party import RelyingParty
+from blindai.channel.transcript import Transcript
 from blindai.client.calls import Call, Calls
 from blindai.client.inputs import to_tensors
 from blindai.client.prediction import Prediction
@@ -76,6 +77,7 @@ class Session:
         self._idle: deque[Link] = deque()
         self._models: dict[tuple[str, str | None], ModelMetadata] = {}
         self._attestation: AttestationResult | None = None
+        self._transcript: Transcript | None = None
         self._closed = False
 
     @property
@@ -99,6 +101,11 @@ class Session:
         return self._attestation
 
     @property
+    def transcript(self) -> Transcript | None:
+        """What the last fresh gate was appraised on; None before the first."""
+        return self._transcript
+
+    @property
     def simulated(self) -> bool:
         """Whether the enclave runs on the simulated platform, which protects nothing."""
         return self.attestation.simulated
@@ -117,6 +124,7 @@ class Session:
     def _attested(self, channel: AttestedChannel, stream: Any) -> Link:
         first = self._attestation is None
         self._attestation = channel.result
+        self._transcript = channel.transcript or self._transcript
         if first and channel.result.simulated:
             _log.warning("%s runs on the SIMULATED platform: nothing protects what you send it", self.address)
         return Link(channel, stream)
