@@ -101,6 +101,7 @@ def test_a_code_belongs_to_the_step_of_its_name(code: str, step: str) -> None:
         "platform.attributes": "debug",
         "platform.sept_ve_disable": "debug",
         "platform.service_td": "debug",
+        "platform.guest_policy": "debug",
         "chip.unknown": "platform",
         "chip.masked": "platform",
         "result.expired": "binding",

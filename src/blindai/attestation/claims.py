@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from blindai.attestation.evidence import TEE
+from blindai.attestation.evidence import TEE, DeviceKind
 
 # Names in `Claims.flags` that each take something from the isolation or add to what must be trusted.
 FLAGS: dict[str, str] = {
@@ -22,11 +22,35 @@ FLAGS: dict[str, str] = {
     "perfmon": "the trust domain uses performance counters",
     "pks": "the trust domain uses supervisor protection keys",
     "kl": "the trust domain uses Key Locker",
+    "cxl": "the guest accepts memory that is attached over CXL",
 }
 
 # Names in `Claims.flags` without which no verifier accepts evidence, that only add protection (`icssd`, `lass`), or
 # that say nothing about security.
-PROTECTIVE_FLAGS = frozenset({"init", "mode64", "sept_ve_disable", "icssd", "lass"})
+PROTECTIVE_FLAGS = frozenset(
+    {
+        *("init", "mode64", "sept_ve_disable", "icssd", "lass"),
+        *(
+            "single_socket",
+            "tsme",
+            "ecc",
+            "rapl_disabled",
+            "ciphertext_hiding",
+            "alias_check",
+            "iommu_write_safe",
+            "tio",
+        ),
+        *("mem_aes_256_xts", "page_swap_disabled"),
+    }
+)
+
+
+class Location(msgspec.Struct, frozen=True, array_like=True):
+    """Where a claim stands in the evidence: `end` is the first byte behind it."""
+
+    of: str
+    start: int
+    end: int
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +69,14 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         tcb_date: the date of the TCB level that the platform reached, UTC.
         tcb_evaluation_data_number: of the TCB info that judged it.
         advisories: security advisories that apply to the platform.
-        chip_id: stable identity of the processor, lower-case hex (PPID), or empty if it is masked.
+        chip_id: stable identity of the processor, lower-case hex (Intel's PPID, AMD's CHIP_ID), or of the TPM (SHA-256
+            of its EK's SubjectPublicKeyInfo); empty if it is masked.
+        product: the processor's product line, such as `Milan`.
+        signing_key: the kind of key that signed, where a TEE has several (`vcek`, `vlek`).
+        tcb: security version of each part of AMD's firmware (`boot_loader`, `tee`, `snp`, `microcode`, `fmc`).
+        vmpl: privilege level of who asked for an SEV-SNP report; 0 is the most privileged.
+        crl_checked: a revocation list vouched for the certificates.
+        locations: where `report_data`, each measurement, and other claims by their names here, stand in the evidence.
         not_after: earliest end of validity of everything that was relied on, UTC.
     """
 
@@ -63,3 +94,33 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     tcb_evaluation_data_number: int = 0
     advisories: tuple[str, ...] = ()
     chip_id: str = ""
+    product: str = ""
+    signing_key: str = ""
+    tcb: dict[str, int] = {}
+    vmpl: int | None = None
+    crl_checked: bool = True
+    locations: dict[str, Location] = {}
+
+
+class DeviceClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verifier found to be vouched for by a device's maker. Only verifiers make these.
+
+    Attributes:
+        simulated, anchor, not_after: as in `Claims`.
+        id: stable identity of the device, lower-case hex.
+        architecture: such as `hopper`.
+        nonce: the 32 bytes that the device was asked to sign.
+        driver, firmware: versions of the driver and of the VBIOS (a switch's BIOS), as the device reports them.
+        measurements: index to lower-case hex.
+    """
+
+    kind: DeviceKind
+    simulated: bool
+    anchor: str
+    id: str
+    architecture: str
+    nonce: bytes
+    driver: str
+    firmware: str
+    measurements: dict[int, str]
+    not_after: datetime

@@ -7,19 +7,28 @@ from datetime import datetime
 
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.claims import Claims
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.evidence import TEE, Activation, Evidence
 from blindai.attestation.result import Checklist
-from blindai.attestation.verifiers import intel
+from blindai.attestation.verifiers import amd, intel
+from blindai.errors import AttestationError
 
 __all__ = ["verify"]
 
 _VERIFIERS = {
     TEE.INTEL_SGX: intel.verify,
     TEE.INTEL_TDX: intel.verify,
+    TEE.AMD_SEV_SNP: amd.verify,
 }
 
 
-def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, checks: Checklist) -> Claims:
+def verify(
+    evidence: Evidence,
+    *,
+    anchors: Sequence[Anchor],
+    now: datetime,
+    checks: Checklist,
+    activation: Activation | None = None,
+) -> Claims:
     """Verify evidence of any kind. Pure: no clock, no network, no file.
 
     Records the steps `evidence`, `endorsements` and `quote` in `checks`, in this order, up to the first refusal.
@@ -29,9 +38,16 @@ def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, chec
         anchors: the roots on which certificate chains may end; none means that everything is refused.
         now: the time of the verification, with its time zone.
         checks: where the checks are recorded.
+        activation: of the attestation key, where the TEE is a TPM.
 
     Raises:
         AttestationError: with the step and the code of the first check that refused.
         ValueError: `now` has no time zone.
     """
-    return _VERIFIERS[evidence.tee](evidence, anchors=anchors, now=now, checks=checks)
+    del activation  # none of these TEEs needs one
+    verifier = _VERIFIERS.get(evidence.tee)
+    if verifier is None:
+        with checks.check("evidence", expected=" or ".join(_VERIFIERS)) as check:
+            check.got = evidence.tee
+            raise AttestationError("this release cannot verify evidence of this TEE", code="evidence.unsupported")
+    return verifier(evidence, anchors=anchors, now=now, checks=checks)
