@@ -1,12 +1,14 @@
-"""The root of the simulated platform: one per installation, made on first use, never a production anchor."""
+"""The roots of simulated platforms: one of each per installation, made on first use, never a production anchor."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,35 +20,47 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from platformdirs import user_data_dir
 
-from blindai.attestation.anchors import Anchor
+from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.simulated import certificates
-from blindai.attestation.verifiers.intel_certificates import ROOT, SIMULATED_VENDOR, spki_sha256
+from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR, spki_sha256
+from blindai.attestation.verifiers.intel_certificates import ROOT
 from blindai.errors import ConfigurationError
 
 ROOT_FILE = "intel-root.pem"  # private key and certificate together: one file is created atomically, two are not
 ROOT_LIFETIME = timedelta(days=30 * 365)
 
 
-class SimulatedRoot:
-    """The simulated counterpart of Intel's root CA: a key, its certificate, and the anchor that a policy may name."""
+class KeptRoot(ABC):
+    """What the simulated roots of all vendors share: one file for each installation.
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self.key = key
-        self.certificate = certificate
-        self.anchor = Anchor(
-            name=f"{SIMULATED_VENDOR} {ROOT.names[0]}", spki_sha256=spki_sha256(certificate), simulated=True
-        )
+    Attributes:
+        file: its name; private keys and certificates are together in it.
+        anchor: what a policy names to accept the platforms under this root.
+    """
+
+    file: ClassVar[str]
+    anchor: Anchor
 
     @classmethod
-    def generate(cls, now: datetime | None = None) -> SimulatedRoot:
+    @abstractmethod
+    def generate(cls, now: datetime | None = None) -> Self:
         """Make a root that lives in memory only."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        start = (now or datetime.now(UTC)) - certificates.BACKDATING
-        validity = certificates.Validity(start, start + ROOT_LIFETIME)
-        return cls(key, certificates.issue(ROOT, key, issuer=None, validity=validity))
 
     @classmethod
-    def load_or_create(cls, directory: Path | None = None) -> SimulatedRoot:
+    @abstractmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Parse what `to_pem` wrote.
+
+        Raises:
+            ValueError: this is no simulated root.
+        """
+
+    @abstractmethod
+    def to_pem(self) -> bytes:
+        """All that is secret, not encrypted, and the certificate, where there is one."""
+
+    @classmethod
+    def load_or_create(cls, directory: Path | None = None) -> Self:
         """Load this installation's root, or make it: readable by its owner only, and the same for all processes.
 
         Args:
@@ -55,9 +69,23 @@ class SimulatedRoot:
         Raises:
             ConfigurationError: `simulated.root`; the folder cannot be written or the file is damaged.
         """
-        path = (directory or default_directory()) / ROOT_FILE
+        return cls._load(directory, make=True)
+
+    @classmethod
+    def load(cls, directory: Path | None = None) -> Self | None:
+        """Load this installation's root if there is one, or give None.
+
+        Raises:
+            ConfigurationError: `simulated.root`; the file cannot be read or is damaged.
+        """
+        path = (directory or default_directory()) / cls.file
+        return cls._load(directory, make=False) if path.exists() else None
+
+    @classmethod
+    def _load(cls, directory: Path | None, *, make: bool) -> Self:
+        path = (directory or default_directory()) / cls.file
         try:
-            if not path.exists():
+            if make and not path.exists():
                 _create(path, cls.generate().to_pem())
             return cls.from_pem(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -67,8 +95,32 @@ class SimulatedRoot:
                 hint=f"check the permissions of {path.parent}, or remove {path.name} to have a new root made",
             ) from error
 
+
+class SimulatedRoot(KeptRoot):
+    """The simulated counterpart of Intel's root CA: a key, its certificate, and the anchor that a policy may name."""
+
+    file = ROOT_FILE
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self.key = key
+        self.certificate = certificate
+        self.anchor = Anchor(
+            name=f"{SIMULATED_VENDOR} {ROOT.names[0]}",
+            vendor=Vendor.INTEL,
+            spki_sha256=spki_sha256(certificate),
+            simulated=True,
+        )
+
     @classmethod
-    def from_pem(cls, pem: bytes) -> SimulatedRoot:
+    def generate(cls, now: datetime | None = None) -> Self:
+        """Make a root that lives in memory only."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        start = (now or datetime.now(UTC)) - certificates.BACKDATING
+        validity = certificates.Validity(start, start + ROOT_LIFETIME)
+        return cls(key, certificates.issue(ROOT, key, issuer=None, validity=validity))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
         """Parse what `to_pem` wrote.
 
         Raises:
