@@ -5,7 +5,7 @@ from pathlib import Path
 from cryptography import x509
 
 from blindai.attestation.anchors import INTEL_SGX_ROOT
-from blindai.attestation.verifiers.intel_certificates import common_name, spki_sha256
+from blindai.attestation.verifiers.certificates import common_name, spki_sha256
 from blindai.attestation.verifiers.intel_quote import parse
 
 

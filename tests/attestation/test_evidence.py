@@ -57,7 +57,7 @@ def test_arbitrary_json_is_refused(value: object) -> None:
         b"null",
         b"[]",
         b"{",
-        edited(tee="amd-sev-snp"),
+        edited(tee="amd-sev"),
         edited(tee=1),
         edited(tee=None),
         edited(quote=7),

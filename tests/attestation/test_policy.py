@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindai.attestation.anchors import INTEL_SGX_ROOT
+from blindai.attestation.anchors import INTEL_SGX_ROOT, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
 from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin
 from blindai.attestation.policy import (
+    CHIP_ID_BYTES,
     DEFAULT_ATTRIBUTES,
     MAX_AGE_SECONDS,
     MAX_EVALUATION_DATA_NUMBER,
@@ -36,7 +37,6 @@ version = 1
 accepted_tees = ["intel-tdx", "intel-sgx"]
 allow_debug = false
 allow_simulated = true
-simulated_root = "{ROOT}"
 
 [[code]]
 name = "td 1.0"
@@ -81,6 +81,9 @@ digests = ["{CONFIG}"]
 
 [resume]
 max_age_seconds = 60
+
+[simulated_roots]
+intel = "{ROOT}"
 """
 
 SMALLEST = f"""\
@@ -142,7 +145,7 @@ def test_every_setting_is_read() -> None:
         chips=(CHIP,),
         config_digests=(CONFIG,),
         allow_simulated=True,
-        simulated_root=ROOT,
+        simulated_roots={Vendor.INTEL: ROOT},
         max_age_seconds=60,
     )
 
@@ -156,10 +159,10 @@ def test_what_is_left_out_is_refused_by_default() -> None:
         denied_advisories=(),
     )
     assert not policy.allow_simulated
-    assert policy.simulated_root is None
+    assert policy.simulated_roots == {}
     assert policy.max_age_seconds == 600
     assert policy.anchors() == (INTEL_SGX_ROOT,)
-    assert set(FLAGS) - set(policy.allowed_attributes) == {
+    assert set(FLAGS) - set(policy.allowed_attributes) >= {
         "provisioning_key",
         "einittoken_key",
         "migratable",
@@ -198,23 +201,23 @@ WRONG: list[tuple[str, str, str, str, str, str]] = [
     ("odd digit in chip", CHIP, "g" + CHIP[1:], "hex", "[chips]+1", "it contains 'g'"),
     ("chip too long", CHIP, CHIP + "00", "length", "[chips]+1", "32 (16 bytes)"),
     ("config digest too short", CONFIG, CONFIG[1:], "length", "digests", "64 (32 bytes)"),
-    ("simulated root too short", ROOT, ROOT[1:], "length", "simulated_root", "64 (32 bytes)"),
-    ("simulated root not hex", ROOT, "-" * 64, "hex", "simulated_root", "it contains '-'"),
+    ("simulated root too short", ROOT, ROOT[1:], "length", "intel =", "64 (32 bytes)"),
+    ("simulated root not hex", ROOT, "-" * 64, "hex", "intel =", "it contains '-'"),
     (
         "simulated root of real hardware",
         ROOT,
         INTEL_SGX_ROOT.spki_sha256,
         "simulated_root",
-        "simulated_root",
+        "intel =",
         "real hardware",
     ),
     (
         "simulated without root",
-        f'simulated_root = "{ROOT}"',
+        f'[simulated_roots]\nintel = "{ROOT}"',
         "",
         "simulated_root",
         "allow_simulated",
-        "needs 'simulated_root'",
+        "needs [simulated_roots]",
     ),
     ("debug", "allow_debug = false", "allow_debug = true", "debug", "allow_debug", "no manifest can allow it"),
     ("unknown TEE", '"intel-sgx"]', '"intel-sgx2"]', "unknown_value", "accepted_tees", "did you mean 'intel-sgx'?"),
@@ -272,7 +275,7 @@ WRONG: list[tuple[str, str, str, str, str, str]] = [
         "8 vCPU+1",
         "intel-sgx measures no hardware",
     ),
-    ("name twice", '"enclave 2.x"', '"enclave 1.0"', "duplicate", "[[code]]+14", "./manifest.toml, line 15"),
+    ("name twice", '"enclave 2.x"', '"enclave 1.0"', "duplicate", "[[code]]+14", "./manifest.toml, line 14"),
     ("empty name", '"td 1.0"', '""', "name", "name =", "1 to 128 printable"),
     ("long name", '"td 1.0"', f'"{"x" * 129}"', "name", "name =", "1 to 128 printable"),
     ("name with a control character", '"td 1.0"', '"td\\u001b[2J"', "name", "name =", "printable"),
@@ -392,19 +395,20 @@ def registers(names: tuple[str, ...], tee: TEE) -> dict[str, st.SearchStrategy[s
 def references(draw: st.DrawFn, kind: type[Hardware], tee: TEE, name: str) -> Hardware:
     form = draw(st.sampled_from((CODE_FORMS if kind is CodeReference else HARDWARE_FORMS)[tee]))
     measurements = draw(st.fixed_dictionaries(registers(form.registers, tee), optional=registers(form.optional, tee)))
-    numbers = {number: draw(st.integers(0, 65535)) for number in form.numbers}
+    optional = [number for number in form.optional_numbers if draw(st.booleans())]
+    numbers = {number: draw(st.integers(0, 65535)) for number in (*form.numbers, *optional)}
     return kind(name=name, tee=tee, measurements=measurements, **numbers)
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     tees = draw(st.permutations(list(TEE)).flatmap(lambda order: st.sampled_from([order, order[:1]])))
-    names = draw(st.lists(NAMES.map(str.strip).filter(bool), min_size=4, max_size=4, unique=True))
+    names = draw(st.lists(NAMES.map(str.strip).filter(bool), min_size=12, max_size=12, unique=True))
     code = [draw(references(CodeReference, tee, name)) for tee, name in zip([*tees, *tees], names, strict=False)]
     hardware = [draw(references(Hardware, TEE.INTEL_TDX, name)) for name in names[: draw(st.integers(0, 2))]]
     statuses = draw(st.lists(st.sampled_from(TCB_STATUSES), min_size=1, unique=True))
     advisories = st.from_regex(r"\AINTEL-SA-[0-9]{5}\Z")
-    root = draw(st.none() | hexes(32))
+    roots = draw(st.dictionaries(st.sampled_from(list(Vendor)), hexes(32)))
     return Policy(
         accepted_tees=tuple(tees),
         code=tuple(reference for reference in code if isinstance(reference, CodeReference)),
@@ -416,10 +420,10 @@ def policies(draw: st.DrawFn) -> Policy:
             denied_advisories=tuple(draw(st.lists(advisories, max_size=2))),
         ),
         allowed_attributes=tuple(draw(st.lists(st.sampled_from(sorted(FLAGS)), unique=True))),
-        chips=tuple(draw(st.lists(hexes(16), max_size=2))),
+        chips=tuple(draw(st.lists(st.sampled_from(tees).flatmap(lambda tee: hexes(CHIP_ID_BYTES[tee])), max_size=2))),
         config_digests=tuple(draw(st.lists(hexes(32), max_size=2))),
-        allow_simulated=root is not None and draw(st.booleans()),
-        simulated_root=root,
+        allow_simulated=bool(roots) and draw(st.booleans()),
+        simulated_roots=roots,
         max_age_seconds=draw(st.integers(0, MAX_AGE_SECONDS)),
     )
 
@@ -461,7 +465,7 @@ def test_no_code_can_make_a_policy_that_no_manifest_could_state(settings: dict[s
 
 def test_the_policy_of_simulation_pins_the_measured_package() -> None:
     measured = {"mrtd": MRTD, "rtmr0": RTMR0, "rtmr1": RTMR1, "rtmr2": RTMR2, "mrenclave": MRENCLAVE}
-    policy = Policy.simulated(ROOT, measured)
+    policy = Policy.simulated({Vendor.INTEL: ROOT}, measured)
     assert policy.accepted_tees == (TEE.INTEL_SGX, TEE.INTEL_TDX)
     assert [(code.tee, set(code.measurements)) for code in policy.code] == [
         (TEE.INTEL_SGX, {"mrenclave"}),
@@ -473,12 +477,12 @@ def test_the_policy_of_simulation_pins_the_measured_package() -> None:
     assert policy.anchors()[1].name.startswith("SIMULATED")
     assert policy.source == "simulation=True"
     assert policy.place("code", 0) == "policy simulation=True"
-    assert Policy.simulated(ROOT, {"mrenclave": MRENCLAVE}).accepted_tees == (TEE.INTEL_SGX,)
+    assert Policy.simulated({Vendor.INTEL: ROOT}, {"mrenclave": MRENCLAVE}).accepted_tees == (TEE.INTEL_SGX,)
 
 
 def test_the_policy_of_simulation_needs_measurements() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Policy.simulated(ROOT, {"mrtd": MRTD})
+        Policy.simulated({Vendor.INTEL: ROOT}, {"mrtd": MRTD})
     assert caught.value.code == "policy.no_code"
 
 
@@ -506,8 +510,8 @@ def test_a_file_is_read_and_its_digest_is_that_of_the_file(tmp_path: Path) -> No
     assert policy == Policy.parse(MANIFEST, "m")
     assert policy.digest == hashlib.sha256(data).hexdigest()
     assert policy.source == str(path)
-    assert policy.line("code", 0, "mrtd") == 10
-    assert policy.place("code", 0, "mrtd") == f"policy {path}, line 10"
+    assert policy.line("code", 0, "mrtd") == 9
+    assert policy.place("code", 0, "mrtd") == f"policy {path}, line 9"
 
 
 def test_the_source_is_called_as_the_caller_called_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
-from blindai.attestation.evidence import TEE
+from blindai.attestation.evidence import TEE, committed
 from blindai.attestation.policy import DEFAULT_ATTRIBUTES, TCB_STATUSES, Policy
 from blindai.attestation.requirements import Requirements
 from blindai.attestation.result import Check, Checklist, Outcome
@@ -96,7 +96,8 @@ SGX = msgspec.structs.replace(
 
 
 class FixedBinding:
-    report_data = REPORT_DATA
+    def committed(self, tee: TEE) -> bytes:
+        return committed(tee, REPORT_DATA)
 
     def refusal(self, got: bytes) -> AttestationError:
         return AttestationError("not for this connection", code="binding.report_data", step="binding", got=got.hex())
@@ -222,7 +223,7 @@ def test_a_simulated_platform_without_leave() -> None:
 
 
 def test_a_simulated_platform_with_leave_says_so() -> None:
-    policy = policy_with("version = 1", f'version = 1\nallow_simulated = true\nsimulated_root = "{"99" * 32}"')
+    policy = policy_with("version = 1", f'version = 1\nallow_simulated = true\nsimulated_roots.intel = "{"99" * 32}"')
     refusals, checks = walk(requirements(changed(TDX, simulated=True), policy=policy))
     assert refusals == []
     assert "(simulated)" in checks["platform"].got
@@ -369,7 +370,7 @@ def test_registers_of_two_references_do_not_add_up() -> None:
 
 
 def test_other_code_in_a_simulated_enclave_is_not_called_genuine() -> None:
-    policy = policy_with("version = 1", f'version = 1\nallow_simulated = true\nsimulated_root = "{"99" * 32}"')
+    policy = policy_with("version = 1", f'version = 1\nallow_simulated = true\nsimulated_roots.intel = "{"99" * 32}"')
     claims = changed(with_register(TDX, "rtmr1", "ff" * 48), simulated=True)
     error = refusal(requirements(claims, policy=policy), "code", "code.unknown")
     assert "genuine" not in error.message

@@ -83,6 +83,7 @@ def test_a_result_in_the_types_of_json() -> None:
             "code": "",
             "expected": "11" * 48,
             "got": "11" * 48,
+            "ranges": [],
         }
     ]
 

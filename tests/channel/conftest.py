@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.evidence import TEE, Evidence
@@ -190,7 +191,7 @@ def switchable(attester: Attester) -> SwitchableAttester:
 
 @pytest.fixture
 def policy(root: SimulatedRoot) -> Policy:
-    return Policy.simulated(root.anchor.spki_sha256, measure_package())
+    return Policy.simulated({Vendor.INTEL: root.anchor.spki_sha256}, measure_package())
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_measure_writes_a_manifest(run: Run) -> None:
     policy = Policy.parse(text, "measure")
     assert policy.to_toml() == text
     told = run("measure", "--json").json
-    assert told["simulated_root"] == policy.simulated_root
+    assert told["simulated_roots"] == policy.simulated_roots
     assert [code["name"] for code in told["code"]] == [code.name for code in policy.code]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blindai import Connection
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
@@ -43,7 +44,7 @@ def test_the_back_door_does_work_on_a_client_that_approves_it(tmp_path: Path) ->
     loot = tmp_path / "loot"
     parent = install_back_door(tmp_path / "package", loot)
     root = SimulatedRoot.load_or_create()
-    careless = Policy.simulated(root.anchor.spki_sha256, measure_package(parent / "blindai"))
+    careless = Policy.simulated({Vendor.INTEL: root.anchor.spki_sha256}, measure_package(parent / "blindai"))
     with served(parent) as address, Connection(address, policy=careless) as client:
         client.server()
     assert loot.read_bytes().startswith(b"GET /v2 HTTP/1.1\r\n")

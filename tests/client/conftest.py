@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
@@ -30,7 +31,7 @@ def root() -> SimulatedRoot:
 
 @pytest.fixture(scope="session")
 def policy(root: SimulatedRoot) -> Policy:
-    return Policy.simulated(root.anchor.spki_sha256, measure_package())
+    return Policy.simulated({Vendor.INTEL: root.anchor.spki_sha256}, measure_package())
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import structlog
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
@@ -107,7 +108,7 @@ class World:
     def __init__(self) -> None:
         root = SimulatedRoot.generate()
         self.end = AttestedEnd(SimulatedAttester(root=root), {"name": "fuzz"})
-        self.policy = Policy.simulated(root.anchor.spki_sha256, measure_package())
+        self.policy = Policy.simulated({Vendor.INTEL: root.anchor.spki_sha256}, measure_package())
         self.protocols = AttestedProtocols(self.end)
         self.runner = asyncio.Runner()
 

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from blindai.attestation.claims import Claims
-from blindai.attestation.evidence import Evidence
+from blindai.attestation.evidence import Activation, Evidence
 from blindai.attestation.policy import Policy
 from blindai.attestation.requirements import Binding, Requirements, utc
 from blindai.attestation.result import STEPS, AttestationResult, Check, Checklist, Mode, Status
@@ -46,6 +46,7 @@ def appraise(
     not_after: datetime,
     keyset_digest: str = "",
     checks: Checklist | None = None,
+    activation: Activation | None = None,
 ) -> AttestationResult:
     """Verify `evidence` and hold it against `policy`. Pure: no clock, no network, no file.
 
@@ -58,6 +59,7 @@ def appraise(
         not_after: end of validity of the enclave's keyset.
         keyset_digest: noted in the result, so that later connections can resume on it.
         checks: what was checked before, to which the steps are added.
+        activation: of the attestation key, where the TEE is a TPM.
 
     Returns:
         An affirming result, valid for this connection until `expires_at`: the earliest end of the collateral, the
@@ -87,7 +89,7 @@ def appraise(
         raise error
 
     try:
-        claims = verify(evidence, anchors=policy.anchors(), now=now, checks=checks)
+        claims = verify(evidence, anchors=policy.anchors(), now=now, checks=checks, activation=activation)
     except AttestationError as error:
         checks.skip_rest(NOT_REACHED)
         refuse(error, None)
@@ -104,6 +106,7 @@ def appraise(
                 require(check)
         except AttestationError as error:
             refusals.append(error)
+    checks.skip_rest("nothing is required of devices")
     if refusals:
         refuse(refusals[0], claims)
     return AttestationResult(

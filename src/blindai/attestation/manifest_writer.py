@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.reference_values import REGISTER_BYTES
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ def _lines(policy: Policy) -> Iterator[str]:
     yield "# A TEE in debug mode can be read by its host. No manifest can allow it; the line is here to say so."
     yield "allow_debug = false"
     yield "# A simulated platform protects nothing: it shows the same steps without the hardware."
-    yield "# simulated_root is the SHA-256 of the public key of the one that is accepted."
     yield f"allow_simulated = {'true' if policy.allow_simulated else 'false'}"
-    if policy.simulated_root is not None:
-        yield f"simulated_root = {_string(policy.simulated_root)}"
     yield ""
+    if policy.simulated_roots:
+        yield "# The simulated platforms that are accepted, by the SHA-256 of their root's public key."
+        yield "[simulated_roots]"
+        for vendor in Vendor:
+            if vendor in policy.simulated_roots:
+                yield f"{vendor} = {_string(policy.simulated_roots[vendor])}"
+        yield ""
     yield "# The releases that may run, one [[code]] each. Remove one to stop trusting it."
     for code in policy.code:
         yield from _reference("code", code)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path as FilePath
 
 from blindai.attestation import manifest_writer
-from blindai.attestation.anchors import INTEL_SGX_ROOT, Anchor
+from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT, VENDOR_ANCHORS, Anchor, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
 from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin, Path, Table, choices
@@ -51,16 +51,24 @@ MAX_GRACE_DAYS = 1826  # five years: a longer grace would be no limit
 MAX_EVALUATION_DATA_NUMBER = 2**31 - 1  # Intel's data are at some twenty; this only refuses what cannot be meant
 MAX_AGE_SECONDS = 3600  # a resumed connection learns of no revocation that is younger than its quote
 DIGEST_BYTES = 32  # SHA-256
-CHIP_ID_BYTES: dict[TEE, int] = {TEE.INTEL_SGX: 16, TEE.INTEL_TDX: 16}  # Intel: the PPID
+CHIP_ID_BYTES: dict[TEE, int] = {  # Intel: the PPID; AMD: CHIP_ID; a TPM: SHA-256 of its EK
+    TEE.INTEL_SGX: 16,
+    TEE.INTEL_TDX: 16,
+    TEE.AMD_SEV_SNP: 64,
+    TEE.AZURE_SEV_SNP: 64,
+    TEE.AZURE_TDX: 16,
+    TEE.TPM: 32,
+}
 
-# Both of Intel's TEEs are certified below one root.
-_VENDOR_ANCHORS: dict[TEE, Anchor] = {TEE.INTEL_SGX: INTEL_SGX_ROOT, TEE.INTEL_TDX: INTEL_SGX_ROOT}
+_HARDWARE_ROOTS = frozenset(
+    anchor.spki_sha256 for anchors in (*VENDOR_ANCHORS.values(), (NVIDIA_DEVICE_ROOT,)) for anchor in anchors
+)
 _ADVISORY = re.compile(r"[A-Z]+-[A-Z]+-[0-9]{4,5}")  # INTEL-SA-00615
 
-_REGISTERS = tuple(register for registers in REGISTER_BYTES.values() for register in registers)
+_REGISTERS = tuple(dict.fromkeys(register for registers in REGISTER_BYTES.values() for register in registers))
 
 _KEYS = (
-    "version", "accepted_tees", "allow_debug", "allow_simulated", "simulated_root",
+    "version", "accepted_tees", "allow_debug", "allow_simulated", "simulated_roots",
     "code", "hardware", "tcb", "attributes", "chips", "config", "resume",
 )  # fmt: skip
 
@@ -94,7 +102,8 @@ class Policy:
         allowed_attributes: the names in `claims.FLAGS` that may be raised.
         chips: allowed processors by `Claims.chip_id`; empty allows all.
         config_digests: allowed digests of the enclave's measured configuration; empty allows all.
-        allow_simulated: accept the simulated platform whose root has the key `simulated_root` (SHA-256 of its SPKI).
+        allow_simulated: accept the simulated platforms whose roots are `simulated_roots`.
+        simulated_roots: by the vendor that is simulated, SHA-256 of the SPKI of the one simulated root to accept.
         max_age_seconds: how long a verified keyset may vouch for new connections without a new quote; 0 is never.
         origin: where this policy came from.
         text: the manifest, where there was one.
@@ -111,7 +120,7 @@ class Policy:
     chips: tuple[str, ...] = ()
     config_digests: tuple[str, ...] = ()
     allow_simulated: bool = False
-    simulated_root: str | None = None
+    simulated_roots: Mapping[Vendor, str] = field(default_factory=dict)
     max_age_seconds: int = 600
     origin: Origin = field(default=Origin(source="the policy"), compare=False)
     # Set by `parse` alone: a copy with other settings (dataclasses.replace) must not keep the digest of this text.
@@ -198,7 +207,7 @@ class Policy:
             chips=_lower(_section(manifest, "chips", ["allowed"]).texts("allowed", ())),
             config_digests=_lower(_section(manifest, "config", ["digests"]).texts("digests", ())),
             allow_simulated=manifest.get("allow_simulated", bool, default=False),
-            simulated_root=manifest.get("simulated_root", str).lower() if "simulated_root" in manifest else None,
+            simulated_roots=_simulated_roots(manifest),
             max_age_seconds=_section(manifest, "resume", ["max_age_seconds"]).get("max_age_seconds", int, 600),
             origin=manifest.origin,
         )
@@ -206,23 +215,30 @@ class Policy:
         return policy
 
     @classmethod
-    def simulated(cls, root_spki_sha256: str, measurements: Mapping[str, str], *, name: str = "this package") -> Policy:
+    def simulated(
+        cls, roots: Mapping[Vendor, str], measurements: Mapping[str, str], *, name: str = "this package"
+    ) -> Policy:
         """The policy of `simulation=True`: the local simulated platform, running the code that was measured here.
 
         Args:
-            root_spki_sha256: the simulated root's key, as in `Anchor`.
+            roots: the keys of the simulated roots, as in `Anchor`, by the vendor that each simulates.
             measurements: register name to lower-case hex, of as many TEEs as the platform simulates.
             name: how results call the code.
 
         Raises:
             ConfigurationError: `policy.no_code`: the measurements make up no TEE's code.
         """
-        tees = [tee for tee, forms in CODE_FORMS.items() if set(forms[0].registers) <= measurements.keys()]
+        tees = [
+            tee
+            for tee, forms in CODE_FORMS.items()
+            if set(forms[0].registers) <= measurements.keys()
+            and any(anchor.vendor in roots for anchor in VENDOR_ANCHORS[tee])
+        ]
         return cls(
             accepted_tees=tuple(tees),
             code=tuple(CodeReference.of(f"{name} ({tee})", tee, measurements) for tee in tees),
             allow_simulated=True,
-            simulated_root=root_spki_sha256,
+            simulated_roots=dict(roots),
             origin=Origin(source="simulation=True"),
         )
 
@@ -238,10 +254,13 @@ class Policy:
 
     def anchors(self) -> tuple[Anchor, ...]:
         """The roots on which evidence may end: of the accepted TEEs' vendors, and the simulated one if allowed."""
-        anchors = list(dict.fromkeys(_VENDOR_ANCHORS[tee] for tee in self.accepted_tees))
-        if self.allow_simulated and self.simulated_root is not None:
-            anchors.append(Anchor("SIMULATED root", self.simulated_root, simulated=True))
-        return tuple(anchors)
+        anchors = [anchor for tee in self.accepted_tees for anchor in VENDOR_ANCHORS[tee]]
+        if self.allow_simulated:
+            anchors += [
+                Anchor(f"SIMULATED {vendor} root", vendor, root, simulated=True)
+                for vendor, root in self.simulated_roots.items()
+            ]
+        return tuple(dict.fromkeys(anchors))
 
     def line(self, *path: str | int) -> int | None:
         """The line of the manifest for a key, such as `("code", 0, "mrtd")`; None where there is none."""
@@ -312,15 +331,20 @@ class Policy:
                 raise self.origin.error((*path, index), "unknown_value", message)
 
     def _require_simulation(self) -> None:
-        path = ("simulated_root",)
-        if self.allow_simulated and self.simulated_root is None:
-            message = "'allow_simulated' needs 'simulated_root', the key of the one simulated platform to accept"
+        if self.allow_simulated and not self.simulated_roots:
+            message = "'allow_simulated' needs [simulated_roots], the keys of the simulated platforms to accept"
             raise self.origin.error(("allow_simulated",), "simulated_root", message)
-        if self.simulated_root is not None:
-            require_hex(self.simulated_root, (DIGEST_BYTES,), "simulated_root", self.origin, path)
-            if any(self.simulated_root == anchor.spki_sha256 for anchor in _VENDOR_ANCHORS.values()):
-                message = "'simulated_root' is the root of real hardware; no simulated platform has its key"
+        for vendor, root in self.simulated_roots.items():
+            path = ("simulated_roots", vendor)
+            require_hex(root, (DIGEST_BYTES,), vendor, self.origin, path)
+            if root in _HARDWARE_ROOTS:
+                message = f"{vendor!r} is the root of real hardware; no simulated platform has its key"
                 raise self.origin.error(path, "simulated_root", message)
+
+
+def _simulated_roots(manifest: Table) -> dict[Vendor, str]:
+    table = _section(manifest, "simulated_roots", tuple(Vendor))
+    return {vendor: table.get(vendor, str).lower() for vendor in Vendor if vendor in table}
 
 
 def _section(manifest: Table, key: str, keys: Iterable[str]) -> Table:
@@ -343,6 +367,7 @@ def _code(table: Table) -> CodeReference:
         measurements=_measurements(table),
         isv_prod_id=_optional_integer(table, "isv_prod_id"),
         minimum_isv_svn=_optional_integer(table, "minimum_isv_svn"),
+        minimum_guest_svn=_optional_integer(table, "minimum_guest_svn"),
     )
 
 

@@ -14,6 +14,9 @@ MAX_NAME_LENGTH = 128  # a name goes on one line of a terminal
 NOT_REPORTED = "not reported"
 HEX_DIGITS = frozenset("0123456789abcdef")
 MAX_UINT16 = 0xFFFF  # ISVPRODID and ISVSVN are 16 bits wide (Intel SDM volume 3D, table 35-21)
+MAX_UINT32 = 0xFFFFFFFF  # GUEST_SVN has 32 bits (AMD SEV-SNP firmware ABI, table 23)
+
+PCRS = {f"pcr{number}": 32 for number in range(24)}  # the SHA-256 bank (TCG PC Client platform TPM profile, 4.6.1)
 
 # Every register that a reference value may pin, and its size in bytes.
 REGISTER_BYTES: dict[TEE, dict[str, int]] = {
@@ -29,6 +32,17 @@ REGISTER_BYTES: dict[TEE, dict[str, int]] = {
         "mrownerconfig": 48,
         "xfam": 8,
     },
+    TEE.AMD_SEV_SNP: {
+        "launch_digest": 48,
+        "host_data": 32,
+        "id_key_digest": 48,
+        "author_key_digest": 48,
+        "family_id": 16,
+        "image_id": 16,
+    },
+    TEE.AZURE_SEV_SNP: {"launch_digest": 48, **PCRS},
+    TEE.AZURE_TDX: {"mrtd": 48, **PCRS},
+    TEE.TPM: PCRS,
 }
 
 
@@ -38,14 +52,20 @@ class Form(NamedTuple):
     registers: tuple[str, ...]
     optional: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    optional_numbers: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return self.registers + self.optional + self.numbers
+        return self.registers + self.optional + self.numbers + self.optional_numbers
 
     def __str__(self) -> str:
         return " + ".join(self.registers + self.numbers)
 
+
+# PCR 4 measures the boot loader or the unified kernel image; 8 to 15 what it loads (TCG PC Client platform firmware
+# profile, 3.3.4; UAPI group, "Linux TPM PCR registry"). 0 to 3 measure the firmware, 7 the Secure Boot policy.
+_PCR_CODE = Form(registers=("pcr4",), optional=tuple(pcr for pcr in PCRS if pcr not in {"pcr4", "pcr0", "pcr2"}))
+_PCR_FIRMWARE = ("pcr0", "pcr1", "pcr2", "pcr3", "pcr5", "pcr6", "pcr7")
 
 # RTMR0 measures what the host's firmware sets up, so it belongs to the hardware; RTMR1 and RTMR2 hold the boot loader,
 # kernel, command line and root file system; RTMR3 is free for the running system (Intel TDX Virtual Firmware Design
@@ -58,12 +78,26 @@ CODE_FORMS: dict[TEE, tuple[Form, ...]] = {
     TEE.INTEL_TDX: (
         Form(registers=("mrtd", "rtmr1", "rtmr2"), optional=("rtmr3", "mrconfigid", "mrowner", "mrownerconfig")),
     ),
+    TEE.AMD_SEV_SNP: (
+        Form(
+            registers=("launch_digest",),
+            optional=("host_data", "id_key_digest", "author_key_digest", "family_id", "image_id"),
+            optional_numbers=("minimum_guest_svn",),
+        ),
+    ),
+    TEE.AZURE_SEV_SNP: (_PCR_CODE,),
+    TEE.AZURE_TDX: (_PCR_CODE,),
+    TEE.TPM: (_PCR_CODE,),
 }
 HARDWARE_FORMS: dict[TEE, tuple[Form, ...]] = {
     TEE.INTEL_TDX: (Form(registers=("mrtd", "rtmr0"), optional=("xfam",)),),
+    TEE.AZURE_SEV_SNP: (Form(registers=("launch_digest",), optional=_PCR_FIRMWARE),),
+    TEE.AZURE_TDX: (Form(registers=("mrtd",), optional=_PCR_FIRMWARE),),
+    TEE.TPM: (Form(registers=("pcr0",), optional=_PCR_FIRMWARE[1:]),),
 }
 
-REFERENCE_NUMBERS = ("isv_prod_id", "minimum_isv_svn")
+REFERENCE_NUMBERS = ("isv_prod_id", "minimum_isv_svn", "minimum_guest_svn")
+_NUMBER_LIMITS = {"isv_prod_id": MAX_UINT16, "minimum_isv_svn": MAX_UINT16, "minimum_guest_svn": MAX_UINT32}
 
 
 class Deviation(NamedTuple):
@@ -109,10 +143,12 @@ class CodeReference(HardwareReference):
     Attributes:
         isv_prod_id: the signer's product number; only beside `mrsigner`.
         minimum_isv_svn: the lowest security version of the product that is accepted; only beside `mrsigner`.
+        minimum_guest_svn: the lowest security version of an SEV-SNP guest, as its ID block states it.
     """
 
     isv_prod_id: int | None = None
     minimum_isv_svn: int | None = None
+    minimum_guest_svn: int | None = None
 
     @classmethod
     def of(cls, name: str, tee: TEE, measurements: Mapping[str, str]) -> CodeReference:
@@ -126,18 +162,18 @@ class CodeReference(HardwareReference):
         return cls(name=name, tee=tee, measurements={key: measurements[key] for key in form.registers} | optional)
 
     def numbers(self) -> dict[str, int]:
-        given = {"isv_prod_id": self.isv_prod_id, "minimum_isv_svn": self.minimum_isv_svn}
+        given = {key: getattr(self, key) for key in REFERENCE_NUMBERS}
         return {key: number for key, number in given.items() if number is not None}
 
     def deviations(self, claims: Claims) -> list[Deviation]:
         found = super().deviations(claims)
-        product, version = claims.svns.get("isv_prod_id"), claims.svns.get("isv_svn")
+        product = claims.svns.get("isv_prod_id")
         if self.isv_prod_id is not None and product != self.isv_prod_id:
             found.append(Deviation("isv_prod_id", str(self.isv_prod_id), _number(product)))
-        if self.minimum_isv_svn is not None and (version is None or version < self.minimum_isv_svn):
-            found.append(
-                Deviation("minimum_isv_svn", f"at least {self.minimum_isv_svn}", _number(version), outdated=True)
-            )
+        for key in ("minimum_isv_svn", "minimum_guest_svn"):
+            minimum, version = getattr(self, key), claims.svns.get(key.removeprefix("minimum_"))
+            if minimum is not None and (version is None or version < minimum):
+                found.append(Deviation(key, f"at least {minimum}", _number(version), outdated=True))
         return found
 
 
@@ -168,7 +204,8 @@ def require_valid(
     for key in form.numbers:
         if key not in numbers:
             raise origin.error((*path, key), "missing_key", f"{key!r} is missing in {name!r}; give {form}")
-        require_range(numbers[key], MAX_UINT16, key, origin, (*path, key))
+    for key, number in numbers.items():
+        require_range(number, _NUMBER_LIMITS[key], key, origin, (*path, key))
 
 
 def require_hex(value: str, sizes: tuple[int, ...], key: str, origin: Origin, path: Path) -> None:

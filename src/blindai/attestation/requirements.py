@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
+from blindai.attestation.evidence import TEE
 from blindai.attestation.policy import OUT_OF_DATE_STATUSES, REVOKED, Policy
 from blindai.attestation.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
 from blindai.attestation.result import STEPS, OpenCheck
@@ -28,9 +29,8 @@ _LIKELY_TCB = {
 class Binding(Protocol):
     """What ties evidence to one connection. Made from the live connection itself, never from what the peer says."""
 
-    @property
-    def report_data(self) -> bytes:
-        """The 64 bytes that the enclave must have had signed."""
+    def committed(self, tee: TEE) -> bytes:
+        """What a quote of `tee` must carry: the 64 bytes of report_data, or their SHA-256 (`evidence.committed`)."""
 
     def refusal(self, got: bytes) -> AttestationError:
         """Explain other report data: step `binding`, with the likely cause."""
@@ -75,8 +75,10 @@ class Requirements(msgspec.Struct, frozen=True):
         return ends
 
     def binding(self, check: OpenCheck) -> None:
-        check.expected, check.got = self.bound_to.report_data.hex(), self.claims.report_data.hex()
-        if self.claims.report_data != self.bound_to.report_data:
+        expected = self.bound_to.committed(self.claims.tee)
+        check.expected, check.got = expected.hex(), self.claims.report_data.hex()
+        check.compares(self.claims, "report_data", check.got)
+        if self.claims.report_data != expected:
             raise self.bound_to.refusal(self.claims.report_data)
         for code, what, end in (
             ("binding.keyset_expired", "the enclave's keys have run out", self.not_after),
@@ -267,8 +269,11 @@ class Requirements(msgspec.Struct, frozen=True):
             check.expected = f"{first.expected} ({place})" + (f"; {others} more in the policy" if others else "")
             check.got = first.got
         else:
+            for register in closest.measurements:
+                check.compares(self.claims, register, self.claims.measurements[register])
             seen = [f"{register} {self.claims.measurements[register]}" for register in closest.measurements]
-            seen += [f"{name} {self.claims.svns[name]}" for name in ("isv_prod_id", "isv_svn") if closest.numbers()]
+            numbers = [number.removeprefix("minimum_") for number in closest.numbers()]
+            seen += [f"{number} {self.claims.svns[number]}" for number in numbers]
             check.expected, check.got = f"{closest.name} ({self.policy.place(key, index)})", ", ".join(seen)
         return deviations
 

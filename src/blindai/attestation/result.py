@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from blindai.attestation.claims import Claims
+from blindai.attestation.claims import Claims, DeviceClaims, Location
 from blindai.errors import AttestationError
 
 
@@ -49,7 +49,25 @@ STEPS: dict[str, str] = {
     "code": "code measurement",
     "hardware": "hardware measurement",
     "config": "measured configuration",
+    "devices": "GPUs and switches",
 }
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Bytes of the evidence on which a check rests, for whoever wants to check by hand.
+
+    Attributes:
+        of: which part of the evidence, such as `quote`.
+        start, end: from the first byte to the first behind it.
+        use: what was done with them, such as `SHA-384, signed by the VCEK` or `compared`.
+        value: the bytes, or what came of them, in lower-case hex where that is short.
+    """
+
+    of: str
+    start: int
+    end: int
+    use: str
+    value: str = ""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +79,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     expected: str = ""
     got: str = ""
+    ranges: tuple[Range, ...] = ()
 
 
 class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +90,7 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     policy_digest: str
     claims: Claims | None = None
+    devices: tuple[DeviceClaims, ...] = ()
     code: str = ""
     step: str = ""
     expires_at: datetime | None = None
@@ -78,7 +98,8 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def simulated(self) -> bool:
-        return self.claims is not None and self.claims.simulated
+        simulated = self.claims is not None and self.claims.simulated
+        return simulated or any(device.simulated for device in self.devices)
 
     def tally(self) -> tuple[int, int]:
         """How many checks passed, of how many that were required (a SKIP is neither)."""
@@ -90,6 +111,8 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
         plain: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
         if self.claims is not None:
             plain["claims"]["report_data"] = self.claims.report_data.hex()
+        for shown, device in zip(plain["devices"], self.devices, strict=True):
+            shown["nonce"] = device.nonce.hex()
         return plain | {"simulated": self.simulated}
 
     def to_json(self) -> bytes:
@@ -125,6 +148,17 @@ class OpenCheck:
     def __init__(self, expected: str) -> None:
         self.expected = expected
         self.got = ""
+        self.ranges: list[Range] = []
+
+    def uses(self, of: str, start: int, end: int, use: str, value: str = "") -> None:
+        """Note bytes of the evidence on which this check rests (see `Range`)."""
+        self.ranges.append(Range(of, start, end, use, value))
+
+    def compares(self, claims: Claims, name: str, value: str = "") -> None:
+        """Note that the claim `name` was compared, where its verifier said where it stands."""
+        location: Location | None = claims.locations.get(name)
+        if location is not None:
+            self.uses(location.of, location.start, location.end, f"{name}, compared", value)
 
 
 class Checklist:
@@ -138,21 +172,27 @@ class Checklist:
         return tuple(self._checks)
 
     @contextmanager
-    def check(self, step: str, *, expected: str = "") -> Iterator[OpenCheck]:
-        """Record PASS when the block ends, FAIL when it raises `AttestationError` (which goes on)."""
+    def check(self, step: str, *, expected: str = "", name: str = "") -> Iterator[OpenCheck]:
+        """Record PASS when the block ends, FAIL when it raises `AttestationError` (which goes on).
+
+        A step that is made several times, once per device, gives each time a `name` of its own.
+        """
         opened = OpenCheck(expected)
         try:
             yield opened
         except AttestationError as error:
             error.step = error.step or step
-            error.check = error.check or STEPS[step]
-            self._add(step, Outcome.FAIL, error.code, error.expected or opened.expected, error.got or opened.got)
+            error.check = error.check or name or STEPS[step]
+            opened.expected, opened.got = error.expected or opened.expected, error.got or opened.got
+            self._add(step, Outcome.FAIL, error.code, opened, name)
             raise
-        self._add(step, Outcome.PASS, "", opened.expected, opened.got)
+        self._add(step, Outcome.PASS, "", opened, name)
 
     def skip(self, step: str, *, expected: str = "", got: str = "") -> None:
         """Record that nothing was required here."""
-        self._add(step, Outcome.SKIP, "", expected, got)
+        skipped = OpenCheck(expected)
+        skipped.got = got
+        self._add(step, Outcome.SKIP, "", skipped)
 
     def skip_rest(self, reason: str) -> None:
         """Record every step that has not been reached as skipped."""
@@ -161,5 +201,15 @@ class Checklist:
             if step not in reached:
                 self.skip(step, got=reason)
 
-    def _add(self, step: str, outcome: Outcome, code: str, expected: str, got: str) -> None:
-        self._checks.append(Check(step=step, name=STEPS[step], outcome=outcome, code=code, expected=expected, got=got))
+    def _add(self, step: str, outcome: Outcome, code: str, made: OpenCheck, name: str = "") -> None:
+        self._checks.append(
+            Check(
+                step=step,
+                name=name or STEPS[step],
+                outcome=outcome,
+                code=code,
+                expected=made.expected,
+                got=made.got,
+                ranges=tuple(made.ranges),
+            )
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from blindai.attestation.appraisal import abbreviated
+from blindai.attestation.evidence import TEE, committed
 from blindai.attestation.result import STEPS, AttestationResult, Outcome, Status
 from blindai.channel.statement import Statement
 from blindai.errors import AttestationError
@@ -18,13 +19,16 @@ class ConnectionBinding:
         self._own = own
         self._claimed = claimed
 
+    def committed(self, tee: TEE) -> bytes:
+        return committed(tee, self.report_data)
+
     def refusal(self, got: bytes) -> AttestationError:
         """Say in which field the two ends differ.
 
         The peer's own statement is used only if the evidence commits to it, and only to choose the words:
         the evidence is refused already.
         """
-        if self._claimed is not None and self._claimed.report_data == got:
+        if self._claimed is not None and got in {committed(tee, self._claimed.report_data) for tee in TEE}:
             for field, (code, message, likely) in _MISMATCHES.items():
                 expected, seen = getattr(self._own, field), getattr(self._claimed, field)
                 if expected != seen:

@@ -12,7 +12,6 @@ import msgspec
 import structlog
 
 from blindai.attestation.attesters.attester import Attester
-from blindai.attestation.evidence import Evidence
 from blindai.attestation.result import Mode
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
@@ -147,8 +146,7 @@ class AttestedEnd:
         )
         evidence = self._attester.attest(hashlib.sha512(hint).digest())
         # Endorsements stay out: every handshake carries the certificate, and tools fetch their own.
-        bare = Evidence(tee=evidence.tee, quote=evidence.quote)
-        certificate = keyset.certificate(cmw_record(CMW_MEDIA_TYPE, bare.encode()))
+        certificate = keyset.certificate(cmw_record(CMW_MEDIA_TYPE, evidence.bare().encode()))
         return Identity(keyset, server_context(keyset.tls_key, certificate))
 
     def _now(self) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
@@ -21,4 +22,6 @@ def local_policy(directory: Path | None = None) -> Policy:
     import blindai
 
     root = SimulatedRoot.load_or_create(directory)
-    return Policy.simulated(root.anchor.spki_sha256, measure_package(), name=f"blindai {blindai.__version__}")
+    return Policy.simulated(
+        {Vendor.INTEL: root.anchor.spki_sha256}, measure_package(), name=f"blindai {blindai.__version__}"
+    )
