@@ -12,22 +12,35 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 import blindai
-from blindai.attestation.result import AttestationResult, Status
+from blindai.attestation.policy import Policy
+from blindai.attestation.result import STEPS, AttestationResult, Checklist, Status
 from blindai.channel.gate import MAX_ANSWER_BYTES
 from blindai.channel.statement import config_digest
 from blindai.channel.transcript import Transcript
-from blindai.errors import AttestationError, ConfigurationError, InvalidInput
+from blindai.errors import AttestationError, ConfigurationError, InvalidInput, harmless
 
 KIND = "attestation"
 VERSION = 1
 
 # What a gate may answer, indented, with the few lines around it.
 MAX_FILE_BYTES = 2 * MAX_ANSWER_BYTES
+
+
+# In place of "bound to this connection, fresh".
+RECORDED_BINDING = "bound to the recorded connection"
+
+# What no audit of a file can find out.
+UNKNOWABLE = (
+    "that nonce, exporter value and TLS key are those of a live connection: they are as recorded",
+    "that the recorded time is right",
+    "that whoever recorded this sent its data over that connection",
+)
 
 
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -99,6 +112,24 @@ class SavedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise _unreadable(str(error)) from error
         return msgspec.structs.replace(saved, gate=msgspec.structs.replace(gate, evidence=evidence))
 
+    def audit(self, policy: Policy, *, at: datetime) -> AttestationResult:
+        """Repeat the appraisal, by `policy` as if it were `at`. Pure: no clock, no network, no file.
+
+        The step `channel` is skipped, and the step `binding` says what it can still compare: the recorded statement.
+
+        Raises:
+            AttestationError: the first check that failed, as in the gate.
+        """
+        checks = Checklist()
+        checks.skip("channel", got=f"as recorded on {self.gate.at:%Y-%m-%dT%H:%M:%SZ}: an audit sees no connection")
+        try:
+            return _as_recorded(self.gate.appraise(policy, now=at, checks=checks))
+        except AttestationError as error:
+            error.message, error.expected, error.got = map(harmless, (error.message, error.expected, error.got))
+            error.check = RECORDED_BINDING if error.check == STEPS["binding"] else error.check
+            error.result = error.result and _as_recorded(error.result)
+            raise
+
     def write(self, path: Path) -> None:
         """Write a new file, whole or not at all. A file that exists is left alone: it may be evidence of another day.
 
@@ -132,6 +163,14 @@ def already_there(path: Path) -> ConfigurationError:
         code="configuration.save_exists",
         hint="give another name, or move the file away",
     )
+
+
+def _as_recorded(result: AttestationResult) -> AttestationResult:
+    checks = tuple(
+        msgspec.structs.replace(check, name=RECORDED_BINDING) if check.step == "binding" else check
+        for check in result.checks
+    )
+    return msgspec.structs.replace(result, checks=checks)
 
 
 class _Header(msgspec.Struct, frozen=True):

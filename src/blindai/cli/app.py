@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import blindai
-from blindai.cli import demo, measure, models, predict, serve, verify
+from blindai.cli import audit, demo, measure, models, predict, serve, verify
 
 app = typer.Typer(
     name="blindai",
@@ -23,9 +23,10 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(verify.verify)
+app.command()(audit.audit)
 app.add_typer(models.app, name="models")
 app.command()(predict.predict)
-app.command()(measure.measure)
+app.add_typer(measure.app, name="measure")
 
 
 @app.callback(invoke_without_command=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from blindai.attestation.attesters.platform import Platform
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 9443
 
 
-class Platform(StrEnum):
-    """What the enclave runs on."""
-
-    SIMULATED_TDX = "simulated-tdx"
-    SIMULATED_SGX = "simulated-sgx"
-
-
 class LogFormat(StrEnum):
     """For people, or for programs."""
 
@@ -38,7 +32,9 @@ class LogFormat(StrEnum):
 
 
 def serve(
-    platform: Annotated[Platform, typer.Option("--platform", help="The TEE to run on.")] = Platform.SIMULATED_TDX,
+    platform: Annotated[
+        Platform, typer.Option("--platform", help="What to attest with. auto says why it chose.")
+    ] = Platform.AUTO,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = DEFAULT_PORT,
     config: Annotated[
@@ -51,17 +47,20 @@ def serve(
     """Serve models behind attested TLS, until interrupted. --json prints the address as JSON once it listens."""
     with reported(as_json=as_json):
         require_server_extra()
-        from blindai.attestation.attesters.simulated import SimulatedAttester
-        from blindai.attestation.evidence import TEE
+        from blindai.attestation.attesters.detection import detect
+        from blindai.attestation.attesters.opening import open_attester
         from blindai.enclave.config import EnclaveConfig
         from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
 
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)
-        tees = {Platform.SIMULATED_TDX: TEE.INTEL_TDX, Platform.SIMULATED_SGX: TEE.INTEL_SGX}
-        attester = SimulatedAttester(tee=tees[platform])
-        run(_serve(attester, settings, host, port, _announcer(platform, attester, as_json=as_json)))
+        why: tuple[str, ...] = ()
+        if platform is Platform.AUTO:
+            finding = detect()
+            platform, why = finding.platform, finding.explanation
+        attester = open_attester(platform)
+        run(_serve(attester, settings, host, port, _announcer(platform, why, attester, as_json=as_json)))
 
 
 async def _serve(
@@ -92,18 +91,24 @@ async def _serve(
         await asyncio.sleep(0)  # lets the loop close what was cut
 
 
-def _announcer(platform: Platform, attester: Attester, *, as_json: bool) -> Callable[[str, int], None]:
+def _announcer(
+    platform: Platform, why: Sequence[str], attester: Attester, *, as_json: bool
+) -> Callable[[str, int], None]:
     def ready(host: str, port: int) -> None:
         address = f"https://{f'[{host}]' if ':' in host else host}:{port}"
         if as_json:
-            print_json({"address": address, "platform": platform, "simulated": attester.simulated})
+            print_json({"address": address, "platform": platform, "why": why, "simulated": attester.simulated})
             sys.stdout.flush()
             return
+        for line in why:
+            err.print(f"[dim]{escape(line)}[/]")
         err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
         if attester.simulated:
             err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
-        err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
-        err.print("  pin it      blindai measure > manifest.toml")
+            err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
+            err.print("  pin it      blindai measure > manifest.toml")
+        else:
+            err.print(f"  check it    blindai verify {escape(address)} --policy manifest.toml", markup=True)
 
     return ready
 

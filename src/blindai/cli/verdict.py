@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -115,9 +116,8 @@ def _explain(check: Check) -> None:
 
 
 def _table(columns: int = 2) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=True)
-    table.add_column(width=_OUTCOME_WIDTH - 2)
-    table.add_column(overflow="fold", min_width=8, max_width=24)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=columns == 2, overflow="fold", max_width=24)
     for _ in range(columns - 2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -126,4 +126,5 @@ def _table(columns: int = 2) -> Table:
 
 def _print_table(table: Table) -> None:
     if table.row_count:
-        out.print(table, width=min(out.width, EXPLAIN_WIDTH), soft_wrap=False)
+        indented = Padding(table, (0, 0, 0, _OUTCOME_WIDTH), expand=False)
+        out.print(indented, width=min(out.width, EXPLAIN_WIDTH), soft_wrap=False)

@@ -1,0 +1,161 @@
+"""`blindai audit`: repeat the appraisal of saved evidence, later and without the server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from blindai.cli.console import error_fields, exit_code, out, print_error, print_json, reported
+from blindai.cli.target import Json, PolicyFile, Simulation, open_input
+from blindai.cli.verdict import platform, print_checks, print_explained, statement_fields
+from blindai.cli.verify import Explain
+from blindai.errors import AttestationError, ConfigurationError, InvalidInput, harmless
+
+if TYPE_CHECKING:
+    from blindai.attestation.policy import Policy
+    from blindai.attestation.result import AttestationResult
+    from blindai.channel.saved_evidence import SavedEvidence
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `blindai verify --save` wrote; '-' is stdin.")],
+    policy: PolicyFile = None,
+    simulation: Simulation = False,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="RFC 3339, or 'now'; without it the time of the file."),
+    ] = None,
+    explain: Explain = False,
+    as_json: Json = False,
+) -> None:
+    """Repeat the verdict on saved evidence, offline. Exits as `verify` does."""
+    with reported(as_json=as_json):
+        saved = _read(file)
+        chosen = _policy(policy, simulation=simulation)
+        moment = _moment(at, saved)
+        error: AttestationError | None = None
+        result: AttestationResult | None
+        try:
+            result = saved.audit(chosen, at=moment)
+        except AttestationError as refusal:
+            error, result = refusal, refusal.result
+            if error.code.endswith(("expired", "not_yet_valid")):
+                # The clock of this computer plays no part here.
+                error.hint = (
+                    "" if moment == saved.gate.at else "for the verdict at the time of the file, leave out --at"
+                )
+        if as_json:
+            print_json(_fields(saved, chosen, moment, result, error))
+        else:
+            _print(saved, chosen, moment, result, error, explain=explain)
+        if error is not None:
+            raise typer.Exit(exit_code(error))
+
+
+def _read(file: Path) -> SavedEvidence:
+    from blindai.channel.saved_evidence import MAX_FILE_BYTES, SavedEvidence
+
+    try:
+        with open_input(file) as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InvalidInput(f"{file} cannot be read: {error}", code="input.saved_evidence") from error
+    return SavedEvidence.decode(data)
+
+
+def _policy(policy: Path | None, *, simulation: bool) -> Policy:
+    from blindai.attestation.measure.local import local_policy
+    from blindai.client.profile import resolve_policy
+
+    return local_policy() if simulation and policy is None else resolve_policy(policy)
+
+
+def _moment(at: str | None, saved: SavedEvidence) -> datetime:
+    if at is None:
+        return saved.gate.at
+    if at == "now":
+        return datetime.now(UTC)
+    try:
+        return msgspec.convert(at, _Time)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"{at!r} is not a time",
+            code="configuration.time",
+            hint="give RFC 3339 with a time zone, such as 2026-01-15T12:00:00Z, or now",
+        ) from error
+
+
+def _fields(
+    saved: SavedEvidence,
+    policy: Policy,
+    at: datetime,
+    result: AttestationResult | None,
+    error: AttestationError | None,
+) -> dict[str, Any]:
+    from blindai.channel.saved_evidence import UNKNOWABLE
+
+    return {
+        "address": saved.address,
+        "recorded_at": _utc(saved.gate.at),
+        "at": _utc(at),
+        "recorded_verdict": msgspec.to_builtins(saved.verdict),
+        "policy_changed": _changed(saved, policy),
+        "statement": statement_fields(saved.gate),
+        "not_known": list(UNKNOWABLE),
+        **({"error": error_fields(error)} if error is not None else {}),
+        **({"result": result.to_builtins()} if result is not None else {}),
+    }
+
+
+def _changed(saved: SavedEvidence, policy: Policy) -> bool | None:
+    """Whether it is another policy than then; None where the refusal came before one was needed."""
+    return saved.verdict.policy_digest != policy.digest if saved.verdict.policy_digest else None
+
+
+def _print(
+    saved: SavedEvidence,
+    policy: Policy,
+    at: datetime,
+    result: AttestationResult | None,
+    error: AttestationError | None,
+    *,
+    explain: bool,
+) -> None:
+    from blindai.channel.saved_evidence import UNKNOWABLE
+
+    if explain:
+        print_explained(result, saved.gate)
+    elif result is not None:
+        print_checks(result)
+    when = f"as of {_utc(at)}" + (", the time of the file" if at == saved.gate.at else "")
+    if error is None and result is not None:
+        passed, required = result.tally()
+        verdict = f"[bold green]ACCEPTED[/]  {passed} of {required} required checks"
+    else:
+        verdict = "[bold red]REFUSED[/] "
+    out.print("  ".join(filter(None, [verdict, platform(result), when])))
+    out.print(f"recorded  {_utc(saved.gate.at)}  {escape(harmless(saved.address))}  {_then(saved)}")
+    if _changed(saved, policy):
+        then, now = saved.verdict.policy_digest[:16], policy.digest[:16]
+        out.print(f"policy    {escape(policy.source)} is not the one of that verdict: {then}.. then, {now}.. now")
+    for line in UNKNOWABLE if explain else UNKNOWABLE[:1]:
+        out.print(f"not known {line}")
+    out.file.flush()
+    if error is not None:
+        print_error(error)
+
+
+def _then(saved: SavedEvidence) -> str:
+    verdict = saved.verdict
+    return escape(harmless("accepted then" if not verdict.code else f"refused then: {verdict.code}"))
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
