@@ -55,8 +55,9 @@ def started(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: P
 
 @contextmanager
 def enclave() -> Iterator[Server]:
-    """`blindai serve` as anybody would start it, with the model in it."""
-    with started([sys.executable, "-m", "blindai", "serve", "--port", "0", "--json"]) as server:
+    """`blindai serve` on a simulated platform, with the model in it."""
+    arguments = ["serve", "--platform", "simulated-tdx", "--port", "0", "--json"]
+    with started([sys.executable, "-m", "blindai", *arguments]) as server:
         logging.getLogger("blindai").setLevel(logging.ERROR)  # that it is simulated goes without saying here
         with blindai.Connection(str(server.said["address"]), simulation=True, progress=False) as connection:
             connection.upload_model(tiny_model(), model_id=MODEL)

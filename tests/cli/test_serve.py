@@ -21,9 +21,9 @@ from .conftest import Run
 
 
 @contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, *arguments: str, platform: str = "simulated-tdx") -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", *arguments],
+        [sys.executable, "-P", "-m", "blindai", "serve", "--port", "0", "--platform", platform, *arguments],
         cwd=folder,
         env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
         stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def test_it_says_how_to_check_it(folder: Path) -> None:
 
 @pytest.mark.parametrize(("platform", "tee"), [("simulated-tdx", TEE.INTEL_TDX), ("simulated-sgx", TEE.INTEL_SGX)])
 def test_both_simulated_platforms(folder: Path, platform: str, tee: TEE) -> None:
-    with started(folder, "--json", "--platform", platform) as process:
+    with started(folder, "--json", platform=platform) as process:
         with Connection(announced(process), simulation=True) as client:
             assert client.attestation.claims is not None
             assert client.attestation.claims.tee is tee
@@ -97,7 +97,7 @@ def test_the_configuration_is_attested(folder: Path) -> None:
 
 def test_a_port_in_use(program: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended = program("serve", "--port", str(listener.getsockname()[1]))
+        ended = program("serve", "--platform", "simulated-tdx", "--port", str(listener.getsockname()[1]))
     assert (ended.code, "configuration.address" in ended.err) == (2, True)
 
 

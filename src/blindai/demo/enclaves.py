@@ -40,7 +40,7 @@ EnclaveHttpProtocol.data_received = _spying_data_received
 
 @contextmanager
 def served(package_parent: Path | None = None, *, config: Path | None = None) -> Iterator[str]:
-    """`blindai serve` in a process of its own; its address.
+    """`blindai serve` in a process of its own, on the simulated platform; its address.
 
     Args:
         package_parent: the folder that holds the `blindai` package to run; by default the package that is running.
@@ -50,7 +50,7 @@ def served(package_parent: Path | None = None, *, config: Path | None = None) ->
         Unavailable: `unavailable.start`, it ended before it listened.
     """
     parent = package_parent or Path(blindai.__file__).parents[1]
-    options = [] if config is None else ["--config", str(config)]
+    options = ["--platform", "simulated-tdx", *([] if config is None else ["--config", str(config)])]
     paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(  # noqa: S603 - this very program, and no shell
         # -P: a folder called blindai in the current one is not to be run in place of the package.
@@ -87,7 +87,7 @@ def _announced_address(output: IO[str]) -> str:
             raise Unavailable(
                 "the enclave's process ended before it listened",
                 code="unavailable.start",
-                hint="run `blindai serve` to see why",
+                hint="run `blindai serve --platform simulated-tdx` to see why",
             )
         announcement += line
     return str(json.loads(announcement)["address"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from uuid import UUID
 
-from blindai.attestation.attesters.freshness import SNP_REPORT_BYTES
 from blindai.attestation.evidence import AmdEndorsements
 from blindai.errors import Unavailable
 
@@ -24,8 +23,6 @@ CRL = UUID("92f81bc3-5811-4d3d-97ff-d19f88dc67ea")
 MAX_ENTRIES = 32
 
 _ENTRY = struct.Struct("<16sII")
-_SIGNING_KEY_AT = 0x48  # of the report: bits 4:2 say which key signed
-_SIGNED_BY_VLEK = 1
 
 
 def parse(table: bytes) -> dict[UUID, bytes]:
@@ -53,24 +50,21 @@ def parse(table: bytes) -> dict[UUID, bytes]:
     return {kind: table[offset : offset + length] for kind, (offset, length) in places.items()}
 
 
-def endorsements(table: bytes, report: bytes) -> AmdEndorsements | None:
-    """What the table holds for the key that signed `report`; None without that key's certificate.
+def endorsements(table: bytes, *, signing_key: str) -> AmdEndorsements | None:
+    """What the table holds for the key that signed a report; None without that key's certificate.
 
     Hosts may hand out that certificate alone: then `authority` and `root`, which AMD publishes, are empty, and are put
     in before the evidence is sent (`attestation.collateral`).
 
     Args:
         table: the table; empty where the host gave none.
-        report: an SEV-SNP report, 1184 bytes.
+        signing_key: `vcek` or `vlek`, as the report says.
 
     Raises:
         Unavailable: `attester.certificate_table`. See `parse`.
     """
-    if len(report) != SNP_REPORT_BYTES:
-        raise ValueError(f"a report is {SNP_REPORT_BYTES} bytes, not {len(report)}")
     entries = parse(table)
-    by_vlek = report[_SIGNING_KEY_AT] >> 2 & 0b111 == _SIGNED_BY_VLEK
-    certificate = entries.get(VLEK if by_vlek else VCEK)
+    certificate = entries.get({"vcek": VCEK, "vlek": VLEK}[signing_key])
     if not certificate:
         return None
     return AmdEndorsements(

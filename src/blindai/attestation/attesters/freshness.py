@@ -9,14 +9,11 @@ from __future__ import annotations
 import hmac
 
 from blindai.attestation.evidence import TEE
-from blindai.attestation.verifiers import intel_quote
+from blindai.attestation.verifiers import amd_report, intel_quote
+from blindai.attestation.verifiers.amd_report import UnverifiedReport
 from blindai.errors import AttestationError, Unavailable
 
 REPORT_DATA_BYTES = 64
-
-# ATTESTATION_REPORT (AMD SEV-SNP firmware ABI 56860, table "ATTESTATION_REPORT structure").
-SNP_REPORT_BYTES = 0x4A0
-SNP_REPORT_DATA_AT = 0x50
 
 
 def require_report_data(report_data: bytes) -> None:
@@ -39,23 +36,25 @@ def intel_quote_over(report_data: bytes, blob: bytes, *, tee: TEE) -> bytes:
         quote = intel_quote.parse(blob)
         intel_quote.require_no_trailing_data(quote)
     except AttestationError as error:
-        raise _no_quote(tee, f"{error.message}; expected {error.expected}, got {error.got}") from error
+        raise _no_quote(tee, error) from error
     if quote.tee is not tee:
-        raise _no_quote(tee, f"it is one of {quote.tee}")
+        raise Unavailable(f"the platform handed out a quote of {quote.tee}, not of {tee}", code="attester.quote")
     _require_ours(report_data, quote.report_data)
     return blob[: len(blob) - len(quote.trailing)]
 
 
-def snp_report_over(report_data: bytes, blob: bytes) -> bytes:
-    """The SEV-SNP report in `blob`.
+def snp_report_over(report_data: bytes, blob: bytes) -> UnverifiedReport:
+    """The SEV-SNP report that `blob` is.
 
     Raises:
-        Unavailable: `attester.quote`, it has another size than a report; `attester.stale`, it carries other report_data.
+        Unavailable: `attester.quote`, this is no report; `attester.stale`, it carries other report_data.
     """
-    if len(blob) != SNP_REPORT_BYTES:
-        raise _no_quote(TEE.AMD_SEV_SNP, f"a report has {SNP_REPORT_BYTES} bytes, this has {len(blob)}")
-    _require_ours(report_data, blob[SNP_REPORT_DATA_AT : SNP_REPORT_DATA_AT + REPORT_DATA_BYTES])
-    return blob
+    try:
+        report = amd_report.parse(blob)
+    except AttestationError as error:
+        raise _no_quote(TEE.AMD_SEV_SNP, error) from error
+    _require_ours(report_data, report.field("report_data"))
+    return report
 
 
 def _require_ours(expected: bytes, got: bytes) -> None:
@@ -67,5 +66,8 @@ def _require_ours(expected: bytes, got: bytes) -> None:
         )
 
 
-def _no_quote(tee: TEE, why: str) -> Unavailable:
-    return Unavailable(f"the platform handed out no quote of {tee}: {why}", code="attester.quote")
+def _no_quote(tee: TEE, error: AttestationError) -> Unavailable:
+    return Unavailable(
+        f"the platform handed out no evidence of {tee}: {error.message}; expected {error.expected}, got {error.got}",
+        code="attester.quote",
+    )

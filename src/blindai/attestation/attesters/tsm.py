@@ -111,7 +111,8 @@ class TsmAttester:
         if self.tee is TEE.INTEL_TDX:
             return Evidence(tee=self.tee, quote=intel_quote_over(report_data, blob, tee=self.tee))
         report = snp_report_over(report_data, blob)
-        return Evidence(tee=self.tee, quote=report, amd=certificate_table.endorsements(table, report))
+        amd = certificate_table.endorsements(table, signing_key=report.signing_key)
+        return Evidence(tee=self.tee, quote=report.raw, amd=amd)
 
 
 def provided(files: Files) -> TEE:
