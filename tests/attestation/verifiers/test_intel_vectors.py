@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from tests.attestation.simulation import accepted, refused, step_and_code
 
+from blindai.attestation import eventlog
 from blindai.attestation.anchors import INTEL_SGX_ROOT
 from blindai.attestation.evidence import TEE, Evidence, IntelCollateral
-from blindai.attestation.measure import eventlog
 from blindai.attestation.verifiers.intel_quote import parse, require_no_trailing_data, require_strict_attributes
 from blindai.errors import AttestationError
 

@@ -3,12 +3,23 @@ from __future__ import annotations
 import hashlib
 import struct
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindai.attestation.measure.eventlog import EV_NO_ACTION, MAX_EVENT_LOG_BYTES, Event, parse, replay
+from blindai.attestation.eventlog import (
+    EV_NO_ACTION,
+    MAX_BOOT_LOG_BYTES,
+    MAX_EVENT_LOG_BYTES,
+    SPECIFICATION,
+    STARTUP_LOCALITY,
+    Event,
+    parse,
+    parse_boot_log,
+    replay,
+)
 from blindai.errors import AttestationError
 
 SHA384, SHA256 = 0x000C, 0x000B
@@ -93,3 +104,79 @@ def test_arbitrary_bytes_are_parsed_or_refused(data: bytes) -> None:
     for log in (data, HEAD + data):
         with suppress(AttestationError):
             assert all(len(event.digest) == 48 for event in parse(log))
+
+
+# The log of a TPM.
+
+BOOT_HEAD = struct.pack("<II20sI", 0, EV_NO_ACTION, bytes(20), len(SPECIFICATION)) + SPECIFICATION
+ONE, TWO = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
+
+
+def boot_entry(pcr: int, digest: bytes = ONE, **options: Any) -> bytes:
+    return entry(pcr, digests=((0x0004, bytes(20)), (SHA256, digest)), **options)
+
+
+def locality(value: bytes) -> bytes:
+    return entry(0, EV_NO_ACTION, ((SHA256, bytes(32)),), STARTUP_LOCALITY + value)
+
+
+def boot_log_refused(log: bytes) -> str:
+    with pytest.raises(AttestationError) as caught:
+        parse_boot_log(log)
+    assert (caught.value.step, caught.value.code) == ("evidence", "evidence.event_log")
+    return caught.value.got
+
+
+def test_a_boot_log_extends_each_pcr_in_order() -> None:
+    log = BOOT_HEAD + boot_entry(0) + boot_entry(4) + boot_entry(0, TWO) + boot_entry(15) + boot_entry(16)
+    step = hashlib.sha256(bytes(32) + ONE).digest()
+    assert parse_boot_log(log).replay() == {
+        0: hashlib.sha256(step + TWO).digest(),
+        4: step,
+        15: step,
+    }
+
+
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_pcr_0_begins_at_the_locality_of_the_start(start: int) -> None:
+    log = parse_boot_log(BOOT_HEAD + locality(bytes([start])) + boot_entry(0) + boot_entry(1))
+    assert log.startup_locality == start
+    assert log.replay() == {
+        0: hashlib.sha256(bytes(31) + bytes([start]) + ONE).digest(),
+        1: hashlib.sha256(bytes(32) + ONE).digest(),
+    }
+
+
+def test_other_notes_in_a_boot_log_are_not_extended() -> None:
+    assert parse_boot_log(BOOT_HEAD + boot_entry(0, kind=EV_NO_ACTION, data=b"note")).replay() == {}
+
+
+def test_a_boot_log_may_end_with_a_mark() -> None:
+    assert len(parse_boot_log(BOOT_HEAD + boot_entry(0) + b"\xff" * 64).events) == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (b"", "ends inside"),
+        (HEAD, "not in the crypto-agile format"),
+        (BOOT_HEAD + boot_entry(24), "PCR 24"),
+        (BOOT_HEAD + entry(0), "no SHA-256"),
+        (BOOT_HEAD + boot_entry(0)[:-1], "ends inside"),
+        (BOOT_HEAD + boot_entry(0) + bytes(12), "0 digests"),
+        (BOOT_HEAD + locality(b""), "where the TPM was started"),
+        (BOOT_HEAD + locality(b"\1"), "where the TPM was started"),
+        (BOOT_HEAD + locality(b"\3\0"), "where the TPM was started"),
+        (BOOT_HEAD + locality(b"\3") + locality(b"\0"), "where the TPM was started"),
+        (bytes(MAX_BOOT_LOG_BYTES + 1), "larger"),
+    ],
+)
+def test_a_boot_log_that_is_not_one_is_refused(log: bytes, reason: str) -> None:
+    assert reason in boot_log_refused(log)
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_are_a_boot_log_or_refused(data: bytes) -> None:
+    for log in (data, BOOT_HEAD + data):
+        with suppress(AttestationError):
+            assert all(len(value) == 32 for value in parse_boot_log(log).replay().values())
