@@ -34,6 +34,7 @@ from blindai.attestation.verifiers.intel_collateral import (
     check_pck_chain,
     is_signed_by,
 )
+from blindai.attestation.verifiers.intel_layout import locations, note_pck_chain, note_signatures
 from blindai.attestation.verifiers.intel_quote import (
     UnverifiedQuote,
     parse,
@@ -207,10 +208,14 @@ def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, chec
             )
         collateral = check_collateral(evidence.intel_collateral, anchors)
         collateral.require_for(quote.tee)
-        windows = collateral.windows + check_pck_chain(quote.pck_chain, collateral).windows
+        pck_chain = check_pck_chain(quote.pck_chain, collateral)
+        note_pck_chain(check, quote)
+        check.ranges += (*pck_chain.ranges, *collateral.ranges)
+        windows = collateral.windows + pck_chain.windows
         require_current(windows, now)
         check.got = collateral.anchor.name
     with checks.check("quote", expected="signed by a quoting enclave of this anchor") as check:
+        note_signatures(check, evidence.quote, quote)
         verdict = _judge(evidence.quote, quote, collateral, now)
         check.got = "verified"
     if isinstance(verdict, AttestationError):
@@ -298,6 +303,7 @@ def _claims(
         tcb_evaluation_data_number=verdict.tcb.eval_data_number,
         advisories=advisories,
         chip_id=bytes(verdict.platform.pck.ppid).hex(),
+        locations=locations(quote),
         not_after=min(window.not_after for window in windows),
     )
 

@@ -29,8 +29,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.evidence import TEE, IntelCollateral
+from blindai.attestation.result import Range
 from blindai.attestation.verifiers import certificates, intel_certificates
 from blindai.attestation.verifiers.certificates import Window, refusal
+from blindai.attestation.verifiers.intel_layout import certificate_range, collateral_ranges
 
 # A client seldom talks to more platforms than this at a time; an entry holds about 100 KB.
 CACHED_COLLATERALS = 16
@@ -100,6 +102,7 @@ class CheckedCollateral(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         root: that root's certificate.
         pck_ca, pck_crl: the issuer of PCK certificates that the collateral speaks of, and what it revoked.
         windows: when each part is valid.
+        ranges: its documents, for whoever checks by hand.
         qvl: the same collateral in dcap-qvl's form.
         verifier: dcap-qvl's verifier for this root.
     """
@@ -112,6 +115,7 @@ class CheckedCollateral(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     tcb_info: TcbInfo
     qe_identity: QeIdentity
     windows: tuple[Window, ...]
+    ranges: tuple[Range, ...]
     qvl: dcap_qvl.QuoteCollateralV3
     verifier: dcap_qvl.QuoteVerifier
 
@@ -136,9 +140,10 @@ class CheckedCollateral(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
 
 class CheckedPckChain(msgspec.Struct, frozen=True, eq=False):
-    """A PCK chain that passed against some collateral."""
+    """A PCK chain that passed against some collateral; `ranges` as there."""
 
     windows: tuple[Window, ...]
+    ranges: tuple[Range, ...]
 
 
 def check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) -> CheckedCollateral:
@@ -203,6 +208,11 @@ def _check_collateral(collateral: IntelCollateral, anchors: tuple[Anchor, ...]) 
             certificates.crl_window(pck_crl, what="the PCK revocation list"),
             *certificates.certificate_windows((root, pck_ca, tcb_signer, qe_signer)),
         ),
+        ranges=collateral_ranges(
+            collateral,
+            [(certificate, root) for certificate in dict.fromkeys((pck_ca, tcb_signer, qe_signer, root))],
+            certificates.common_name(tcb_signer),
+        ),
         qvl=dcap_qvl.QuoteCollateralV3(
             collateral.pck_crl_issuer_chain,
             bytes.fromhex(collateral.root_ca_crl),
@@ -243,7 +253,7 @@ def check_pck_chain(pem: bytes, collateral: CheckedCollateral) -> CheckedPckChai
     certificates.require_issued_by(pck, pck_ca)
     certificates.require_not_revoked((pck,), collateral.pck_crl)
     _require_same_platform(pem, collateral.tcb_info)
-    return CheckedPckChain(certificates.certificate_windows((pck,)))
+    return CheckedPckChain(certificates.certificate_windows((pck,)), (certificate_range((pck, pck_ca)),))
 
 
 def require_same_root(root: x509.Certificate, *others: x509.Certificate) -> None:
