@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blindai.attestation.evidence import TEE
+from blindai.attestation.measure.boot import InnerKernel
 from blindai.attestation.measure.snp import DEFAULT_GUEST_FEATURES, Hypervisor
 from blindai.attestation.measure.tdx import PageOrder
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.target import Json
-from blindai.errors import AttestationError, ConfigurationError
+from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from blindai.attestation.measure.pe import PeImage
     from blindai.attestation.policy import Policy
     from blindai.attestation.reference_values import CodeReference, HardwareReference
 
@@ -45,14 +44,6 @@ Name = Annotated[
 Firmware = Annotated[
     Path, typer.Option("--firmware", metavar="FILE", help="The firmware image that the machine is launched with.")
 ]
-
-
-class InnerKernel(StrEnum):
-    """Whether firmware measures the kernel inside a UKI as an image of its own."""
-
-    AUTO = "auto"
-    MEASURED = "measured"
-    UNMEASURED = "unmeasured"
 
 
 class TpmPlatform(StrEnum):
@@ -104,7 +95,8 @@ def snp(
 ) -> None:
     """AMD SEV-SNP: the launch digest of each number and type of vCPUs, from the firmware image."""
     with reported(as_json=as_json):
-        from blindai.attestation.measure.snp import Boot, launch_digests
+        from blindai.attestation.measure.boot import InnerKernel
+from blindai.attestation.measure.snp import Boot, launch_digests
         from blindai.attestation.reference_values import CodeReference
 
         if kernel is None and (initrd is not None or cmdline):
@@ -144,13 +136,15 @@ def tdx(
 ) -> None:
     """Intel TDX: MRTD from the firmware image, RTMR0 to RTMR2 from the event log of one boot."""
     with reported(as_json=as_json):
+        from blindai.attestation.eventlog import MAX_EVENT_LOG_BYTES
         from blindai.attestation.measure.artefact import read_artefact
+        from blindai.attestation.measure.boot import replayed_rtmrs
         from blindai.attestation.measure.firmware import MAX_FIRMWARE_BYTES
         from blindai.attestation.measure.release import tdx_references
         from blindai.attestation.measure.tdx import mrtd
 
         value = mrtd(read_artefact(firmware, MAX_FIRMWARE_BYTES), page_order)
-        code, hardware = tdx_references(_release(name), value, _replayed(event_log, of_tpm=False))
+        code, hardware = tdx_references(_release(name), value, replayed_rtmrs(read_artefact(event_log, MAX_EVENT_LOG_BYTES)))
         _deliver_references(code, hardware, output, merge, as_json=as_json)
 
 
@@ -186,27 +180,27 @@ def tpm(
 ) -> None:
     """A TPM, or a confidential VM of Azure: PCR 4 and 11 from the UKI, and what the event log of a boot adds."""
     with reported(as_json=as_json):
+        from blindai.attestation.eventlog import MAX_EVENT_LOG_BYTES
         from blindai.attestation.measure.artefact import read_artefact
-        from blindai.attestation.measure.pcr import PHASES, enter
+        from blindai.attestation.measure.boot import confirmed, predict, replayed_pcrs
+        from blindai.attestation.measure.pcr import PHASES
         from blindai.attestation.measure.pe import MAX_IMAGE_BYTES, PeImage
         from blindai.attestation.measure.release import tpm_references
 
         entered = PHASES if phases is None else tuple(phase for phase in phases.split(":") if phase)
-        logged = None if event_log is None else dict(_replayed(event_log, of_tpm=True))
-        if logged is not None and "pcr11" in logged:
-            logged["pcr11"] = enter(logged["pcr11"], entered)  # the firmware's log ends before the first phase
+        logged = None if event_log is None else replayed_pcrs(read_artefact(event_log, MAX_EVENT_LOG_BYTES), entered)
         images = [
             PeImage.parse(read_artefact(path, MAX_IMAGE_BYTES)) for path in [*(loader or ()), *filter(None, [uki])]
         ]
         if uki is None and images:
             raise ConfigurationError("--loader needs --uki", code="measure.option")
         if uki is not None:
-            predicted = _predicted(images, inner_kernel, entered)
+            predicted = predict(images, inner_kernel, entered)
+            predicted = predicted if logged is None else {"": confirmed(predicted, logged)}
         elif logged is not None:
             predicted = {"": logged}
         else:
             raise ConfigurationError("give --uki, --event-log or both", code="measure.option")
-        _require_agreement(predicted, logged)
 
         code: list[CodeReference] = []
         hardware: tuple[HardwareReference, ...] = ()
@@ -262,53 +256,6 @@ def sgx(
                     name=_release(name), tee=TEE.INTEL_SGX, measurements={"mrenclave": signed.mrenclave}
                 )
         _deliver_references([reference], (), output, merge, as_json=as_json)
-
-
-def _predicted(images: Sequence[PeImage], inner: InnerKernel, phases: Sequence[str]) -> dict[str, dict[str, str]]:
-    """PCR 4 and 11 of a boot that ends with the UKI `images[-1]`, by what is added to the name of the release."""
-    from blindai.attestation.measure.pcr import DIRECT_KERNEL_VERSION, inner_kernel, pcr4, pcr11, stub_version
-
-    uki = images[-1]
-    version = stub_version(uki)
-    eleven = pcr11(uki, phases)
-    alone = {"pcr4": pcr4(images), "pcr11": eleven}
-    if inner is InnerKernel.UNMEASURED:
-        return {"": alone}
-    if inner is InnerKernel.AUTO and version is not None and version >= DIRECT_KERNEL_VERSION:
-        return {"": alone}
-    twice = {"pcr4": pcr4([*images, inner_kernel(uki)]), "pcr11": eleven}
-    if inner is InnerKernel.MEASURED:
-        return {"": twice}
-    # Both boots run the same kernel with the same command line: which of them it is, depends on the firmware.
-    return {", kernel measured in the UKI": alone, ", kernel measured twice": twice}
-
-
-def _require_agreement(predicted: dict[str, dict[str, str]], logged: Mapping[str, str] | None) -> None:
-    """Keep the prediction that the event log of a boot confirms; refuse where it confirms none."""
-    if logged is None:
-        return
-    confirmed = [name for name, pcrs in predicted.items() if all(logged.get(key) == pcrs[key] for key in pcrs)]
-    if not confirmed:
-        first = next(iter(predicted.values()))
-        differing = next(key for key in first if all(logged.get(key) != pcrs[key] for pcrs in predicted.values()))
-        raise ConfigurationError(
-            f"the event log gives another {differing} than these images would",
-            code="measure.mismatch",
-            hint="give every image that is loaded, in order, with --loader, and the log of a boot of this very UKI",
-        )
-    for name in [name for name in predicted if name not in confirmed]:
-        del predicted[name]
-
-
-def _replayed(path: Path, *, of_tpm: bool) -> Mapping[str, str]:
-    from blindai.attestation.measure.artefact import read_artefact
-    from blindai.attestation.measure.eventlog import MAX_EVENT_LOG_BYTES, parse, replay
-
-    log = read_artefact(path, MAX_EVENT_LOG_BYTES)
-    try:
-        return replay(parse(log))
-    except AttestationError as error:
-        raise ConfigurationError(f"{path}: {error.message}", code="measure.event_log") from error
 
 
 def _release(name: str | None) -> str:
@@ -386,7 +333,7 @@ def _replace(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         _write(new, text)
-        os.replace(new, path)
+        new.replace(path)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be replaced: {error}", code="configuration.output") from error
     finally:

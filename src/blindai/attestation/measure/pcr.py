@@ -60,19 +60,27 @@ def pcr11(uki: PeImage, phases: Sequence[str] = PHASES) -> str:
         ConfigurationError: `measure.uki`: this is no UKI, or one whose measurement depends on the machine;
             `measure.option`: a phase has an impossible name.
     """
+    sections = uki_sections(uki)
+    digests = []
+    for name in MEASURED_SECTIONS:
+        if name in sections:
+            digests += [hashlib.sha256(name.encode() + b"\0"), hashlib.sha256(uki.content(sections[name]))]
+    return enter(_extended(digest.digest() for digest in digests), phases)
+
+
+def enter(pcr: str, phases: Sequence[str]) -> str:
+    """PCR 11 once a system whose PCR 11 was `pcr` has entered the last of `phases`.
+
+    Raises:
+        ConfigurationError: `measure.option`.
+    """
     if len(phases) > MAX_PHASES or not all(map(_PHASE.fullmatch, phases)):
         raise ConfigurationError(
             f"{':'.join(phases)!r} is no list of boot phases",
             code="measure.option",
             hint=f"the phases of a full boot are {':'.join(PHASES)}",
         )
-    sections = uki_sections(uki)
-    digests = []
-    for name in MEASURED_SECTIONS:
-        if name in sections:
-            digests += [hashlib.sha256(name.encode() + b"\0"), hashlib.sha256(uki.content(sections[name]))]
-    digests += [hashlib.sha256(phase.encode()) for phase in phases]
-    return _extended(digest.digest() for digest in digests)
+    return _extended((hashlib.sha256(phase.encode()).digest() for phase in phases), bytes.fromhex(pcr))
 
 
 def uki_sections(uki: PeImage) -> dict[str, Section]:
@@ -114,8 +122,7 @@ def stub_version(uki: PeImage) -> int | None:
     return None if match is None else int(match[1])
 
 
-def _extended(digests: Iterable[bytes]) -> str:
-    value = bytes(PCR_BYTES)
+def _extended(digests: Iterable[bytes], value: bytes = bytes(PCR_BYTES)) -> str:
     for digest in digests:
         value = hashlib.sha256(value + digest).digest()
     return value.hex()
