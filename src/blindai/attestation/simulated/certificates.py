@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from blindai.attestation.simulated import der
 from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR
 from blindai.attestation.verifiers.intel_certificates import SGX_EXTENSION, Role
 
@@ -159,64 +160,25 @@ def name(role: str) -> x509.Name:
 def sgx_extension(platform: PlatformIdentity) -> bytes:
     """The value of the SGX extension (profile specification, section 1.3.5), in DER."""
     components = [
-        _entry(f"2.{index}", _integer(svn)) for index, svn in enumerate([*platform.cpu_svn, platform.pce_svn], 1)
+        _entry(f"2.{index}", der.integer(svn)) for index, svn in enumerate([*platform.cpu_svn, platform.pce_svn], 1)
     ]
-    return _sequence(
-        _entry("1", _octets(platform.ppid)),
-        _entry("2", _sequence(*components, _entry("2.18", _octets(platform.cpu_svn)))),
-        _entry("3", _octets(platform.pce_id)),
-        _entry("4", _octets(platform.fmspc)),
-        _entry("5", _tlv(_ENUMERATED, b"\x01")),  # SGX type: scalable
-        _entry("6", _octets(platform.platform_instance_id)),
+    return der.sequence(
+        _entry("1", der.octets(platform.ppid)),
+        _entry("2", der.sequence(*components, _entry("2.18", der.octets(platform.cpu_svn)))),
+        _entry("3", der.octets(platform.pce_id)),
+        _entry("4", der.octets(platform.fmspc)),
+        _entry("5", der.tlv(der.ENUMERATED, b"\x01")),  # SGX type: scalable
+        _entry("6", der.octets(platform.platform_instance_id)),
         _entry(
             "7",
-            _sequence(
-                _entry("7.1", _boolean(platform.dynamic)),
-                _entry("7.2", _boolean(platform.cached_keys)),
-                _entry("7.3", _boolean(platform.smt)),
+            der.sequence(
+                _entry("7.1", der.boolean(platform.dynamic)),
+                _entry("7.2", der.boolean(platform.cached_keys)),
+                _entry("7.3", der.boolean(platform.smt)),
             ),
         ),
     )
 
 
-_BOOLEAN, _INTEGER, _OCTET_STRING, _OBJECT_IDENTIFIER, _ENUMERATED, _SEQUENCE = 0x01, 0x02, 0x04, 0x06, 0x0A, 0x30
-
-
 def _entry(arc: str, value: bytes) -> bytes:
-    return _sequence(_object_identifier(f"{SGX_EXTENSION.dotted_string}.{arc}"), value)
-
-
-def _sequence(*items: bytes) -> bytes:
-    return _tlv(_SEQUENCE, b"".join(items))
-
-
-def _octets(value: bytes) -> bytes:
-    return _tlv(_OCTET_STRING, value)
-
-
-def _integer(value: int) -> bytes:
-    return _tlv(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1))  # one bit to spare for the sign
-
-
-def _boolean(value: bool) -> bytes:  # noqa: FBT001 - this encodes a boolean
-    return _tlv(_BOOLEAN, b"\xff" if value else b"\x00")
-
-
-def _object_identifier(dotted: str) -> bytes:
-    first, second, *rest = (int(arc) for arc in dotted.split("."))
-    return _tlv(_OBJECT_IDENTIFIER, b"".join(_base128(arc) for arc in (40 * first + second, *rest)))
-
-
-def _base128(value: int) -> bytes:
-    groups = [value & 0x7F]
-    while value := value >> 7:
-        groups.append(value & 0x7F | 0x80)
-    return bytes(reversed(groups))
-
-
-def _tlv(tag: int, value: bytes) -> bytes:
-    """One DER element (X.690, 8.1.3)."""
-    if len(value) < 0x80:
-        return bytes([tag, len(value)]) + value
-    size = len(value).to_bytes((len(value).bit_length() + 7) // 8)
-    return bytes([tag, 0x80 | len(size)]) + size + value
+    return der.sequence(der.object_identifier(f"{SGX_EXTENSION.dotted_string}.{arc}"), value)
