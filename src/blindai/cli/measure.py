@@ -95,8 +95,7 @@ def snp(
 ) -> None:
     """AMD SEV-SNP: the launch digest of each number and type of vCPUs, from the firmware image."""
     with reported(as_json=as_json):
-        from blindai.attestation.measure.boot import InnerKernel
-from blindai.attestation.measure.snp import Boot, launch_digests
+        from blindai.attestation.measure.snp import Boot, launch_digests
         from blindai.attestation.reference_values import CodeReference
 
         if kernel is None and (initrd is not None or cmdline):
@@ -144,7 +143,8 @@ def tdx(
         from blindai.attestation.measure.tdx import mrtd
 
         value = mrtd(read_artefact(firmware, MAX_FIRMWARE_BYTES), page_order)
-        code, hardware = tdx_references(_release(name), value, replayed_rtmrs(read_artefact(event_log, MAX_EVENT_LOG_BYTES)))
+        rtmrs = replayed_rtmrs(read_artefact(event_log, MAX_EVENT_LOG_BYTES))
+        code, hardware = tdx_references(_release(name), value, rtmrs)
         _deliver_references(code, hardware, output, merge, as_json=as_json)
 
 
