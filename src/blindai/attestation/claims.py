@@ -23,6 +23,8 @@ FLAGS: dict[str, str] = {
     "pks": "the trust domain uses supervisor protection keys",
     "kl": "the trust domain uses Key Locker",
     "cxl": "the guest accepts memory that is attached over CXL",
+    "console": "the serial console, which the host reads and writes, is connected to the guest",
+    "no_secure_boot": "the guest's firmware also starts unsigned code",
 }
 
 # Names in `Claims.flags` without which no verifier accepts evidence, that only add protection (`icssd`, `lass`), or

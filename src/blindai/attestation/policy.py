@@ -45,7 +45,7 @@ REVOKED = "Revoked"
 
 # What current cloud machines report. The rest of FLAGS gives away keys of the platform, or lets the host observe or
 # move the TEE.
-DEFAULT_ATTRIBUTES = ("smt", "dynamic_platform", "cached_keys", "kss", "aex_notify", "cet", "pks", "kl")
+DEFAULT_ATTRIBUTES = ("smt", "dynamic_platform", "cached_keys", "kss", "aex_notify", "cet", "pks", "kl", "console")
 
 MAX_GRACE_DAYS = 1826  # five years: a longer grace would be no limit
 MAX_EVALUATION_DATA_NUMBER = 2**31 - 1  # Intel's data are at some twenty; this only refuses what cannot be meant

@@ -87,6 +87,8 @@ def test_runtime_data_that_the_processor_does_not_vouch_for() -> None:
         (4, b"\x03", "does not begin"),
         (8, b"\0", "lengths"),
         (12, b"\x01", "request type 1"),
+        (16, b"\x01", "status 0x1"),
+        (31, b"\x01", "reserved"),
         (REQUEST, b"\0", "lengths"),
         (REQUEST + 4, b"\x02", "report of type 2"),
         (REQUEST + 8, b"\x03", "report of type 3"),

@@ -9,7 +9,7 @@ from blindai.attestation.anchors import Anchor
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE, Activation, Evidence
 from blindai.attestation.result import Checklist
-from blindai.attestation.verifiers import amd, intel
+from blindai.attestation.verifiers import amd, azure, intel
 from blindai.errors import AttestationError
 
 __all__ = ["verify"]
@@ -18,6 +18,8 @@ _VERIFIERS = {
     TEE.INTEL_SGX: intel.verify,
     TEE.INTEL_TDX: intel.verify,
     TEE.AMD_SEV_SNP: amd.verify,
+    TEE.AZURE_SEV_SNP: azure.verify,
+    TEE.AZURE_TDX: azure.verify,
 }
 
 

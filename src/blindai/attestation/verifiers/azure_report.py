@@ -25,7 +25,7 @@ HARDWARE_REPORT_BYTES = 1184  # room for an SEV-SNP report; a TD report is short
 TD_REPORT_BYTES = 1024  # TDREPORT_STRUCT (Intel TDX module ABI, section 3.10)
 MAX_REPORT_BYTES = 1 << 14  # the NV index has 2600 bytes
 
-_HEADER = struct.Struct("<4sIIII12x")  # signature, version, size of all that follows included, request, status
+_HEADER = struct.Struct("<4sIIII12s")  # signature, version, size of the whole, request, status, reserved
 _REQUEST = struct.Struct("<IIIII")  # size with this head, version, type of hardware report, hash, size of the data
 _SIGNATURE = b"HCLA"
 _HEADER_VERSIONS = (1, 2)
@@ -119,7 +119,7 @@ def parse(report: bytes) -> HclReport:
     if len(report) > MAX_REPORT_BYTES:
         raise _malformed(f"it has {len(report)} bytes")
     try:
-        signature, version, size, request, _status = _HEADER.unpack_from(report)
+        signature, version, size, request, status, reserved = _HEADER.unpack_from(report)
         at = _HEADER.size + HARDWARE_REPORT_BYTES
         data_size, data_version, kind, hash_type, length = _REQUEST.unpack_from(report, at)
     except struct.error as error:
@@ -129,6 +129,7 @@ def parse(report: bytes) -> HclReport:
     for holds, fault in (
         (signature == _SIGNATURE and version in _HEADER_VERSIONS, "it does not begin as one"),
         (request == _ATTESTATION_REQUEST, f"it is of request type {request}"),
+        (status == 0 and not any(reserved), f"it has status {status:#x}, or reserved bytes that are not zero"),
         (data_version == _REQUEST_VERSION and kind in {SNP_REPORT, TD_REPORT}, f"it holds a report of type {kind}"),
         (hash_type == _SHA256, f"it uses hash {hash_type} in place of SHA-256"),
         (len(runtime) == length and data_size == _REQUEST.size + length, "its lengths contradict each other"),
