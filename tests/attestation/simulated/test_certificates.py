@@ -5,6 +5,7 @@ from tests.attestation.simulation import healthy
 
 from blindai.attestation.simulated.certificates import (
     PlatformIdentity,
+    digest,
     pem,
 )
 
@@ -21,3 +22,9 @@ def test_the_sgx_extension_says_what_the_platform_is() -> None:
     assert parsed.platform_instance_id == identity.platform_instance_id
     assert parsed.sgx_type == 1
     assert parsed.get_value("1.2.840.113741.1.13.1.2.5") == bytes([identity.cpu_svn[4]])
+
+
+def test_made_up_measurements_have_the_size_of_their_register() -> None:
+    assert len(digest("x")) == 32
+    assert len(digest("x", 48)) == 48
+    assert digest("x") != digest("y")

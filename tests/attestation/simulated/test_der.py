@@ -38,9 +38,3 @@ def test_object_identifiers_are_those_of_the_library(dotted: str) -> None:
 )
 def test_lengths_are_encoded_in_their_shortest_form(size: int, head: str) -> None:
     assert tlv(0x04, bytes(size)) == bytes.fromhex(head) + bytes(size)
-
-
-def test_made_up_measurements_have_the_size_of_their_register() -> None:
-    assert len(digest("x")) == 32
-    assert len(digest("x", 48)) == 48
-    assert digest("x") != digest("y")

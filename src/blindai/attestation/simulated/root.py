@@ -43,7 +43,7 @@ class KeptRoot(ABC):
 
     @classmethod
     @abstractmethod
-    def generate(cls, now: datetime | None = None) -> Self:
+    def generate(cls) -> Self:
         """Make a root that lives in memory only."""
 
     @classmethod

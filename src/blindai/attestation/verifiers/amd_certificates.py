@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -155,7 +157,8 @@ def check_chain(endorsements: AmdEndorsements, anchors: tuple[Anchor, ...]) -> C
     if endorsements.crl is not None:
         crl = parse_crl(endorsements.crl, root)
         # All VCEKs have serial number 0: an entry for it would revoke every one of them, and is taken at its word.
-        certificates.require_not_revoked((root, authority, leaf), crl)
+        with _serial_number_0():
+            certificates.require_not_revoked((root, authority, leaf), crl)
         windows += (certificates.crl_window(crl, what="AMD's revocation list"),)
         ranges.append(_range("amd.crl", crl.tbs_certlist_bytes, "ARK"))
     return CheckedChain(
@@ -175,12 +178,21 @@ def check_chain(endorsements: AmdEndorsements, anchors: tuple[Anchor, ...]) -> C
 _warnings = threading.Lock()
 
 
+@contextmanager
+def _serial_number_0() -> Iterator[None]:
+    """Read certificates of which one may have serial number 0.
+
+    All VCEKs do, against RFC 5280, section 4.1.2.2: pyca/cryptography warns of that wherever it meets the number,
+    and may one day refuse it. Only this warning is silenced, and only within this block; the list of filters is one
+    for all threads, hence the lock.
+    """
+    with _warnings, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+        yield
+
+
 def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
     """Parse one certificate, all of it.
-
-    VCEKs have serial number 0, against RFC 5280, section 4.1.2.2: pyca/cryptography warns of that, and may one day
-    refuse it. The warning is silenced for the moment of parsing; the list of filters is one for all threads, hence
-    the lock.
 
     Raises:
         AttestationError: `endorsements.malformed`.
@@ -193,8 +205,7 @@ def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
             got=f"{len(der)} bytes",
         )
     try:
-        with _warnings, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+        with _serial_number_0():
             certificate = x509.load_der_x509_certificate(der)
         certificates.read_whole(certificate)
     except UNPARSABLE as error:
