@@ -27,12 +27,13 @@ def fresh(folder: Path) -> dict[str, str]:
 
 def test_the_running_package_has_a_measurement_for_each_tee() -> None:
     registers = measure_package()
-    assert set(registers) == {*TD_REGISTERS, "mrenclave", "mrsigner"}
+    assert set(registers) == {*TD_REGISTERS, "mrenclave", "mrsigner", "launch_digest"}
     assert len(registers["mrtd"]) == 96
     assert len(registers["mrenclave"]) == 64
     assert registers == measure_package(Path(blindai.__file__).parent)
     assert set(measure_package(tee=TEE.INTEL_TDX)) == set(TD_REGISTERS)
     assert set(measure_package(tee=TEE.INTEL_SGX)) == {"mrenclave", "mrsigner"}
+    assert set(measure_package(tee=TEE.AMD_SEV_SNP)) == {"launch_digest"}
 
 
 def test_a_copy_elsewhere_measures_the_same(package: Path, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_any_other_change_shows_in_the_code_registers_alone(package: Path, chang
     before = fresh(package)
     change(package)  # type: ignore[operator] # one of the lambdas above
     after = fresh(package)
-    assert {name for name in before if before[name] != after[name]} == {"mrtd", "mrenclave"}
+    assert {name for name in before if before[name] != after[name]} == {"mrtd", "mrenclave", "launch_digest"}
 
 
 def test_content_that_moves_from_one_file_to_the_next_shows(tmp_path: Path) -> None:

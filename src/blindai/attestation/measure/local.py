@@ -7,11 +7,14 @@ from pathlib import Path
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
+from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
 from blindai.attestation.simulated.root import SimulatedRoot
 
 
 def local_policy(directory: Path | None = None) -> Policy:
     """What `simulation=True` accepts and `blindai measure` writes.
+
+    The root of the simulated AMD platform takes a while to make: it is among them once such a platform was started.
 
     Args:
         directory: where this installation's simulated root is kept, if not in the user's data folder.
@@ -21,7 +24,8 @@ def local_policy(directory: Path | None = None) -> Policy:
     """
     import blindai
 
-    root = SimulatedRoot.load_or_create(directory)
-    return Policy.simulated(
-        {Vendor.INTEL: root.anchor.spki_sha256}, measure_package(), name=f"blindai {blindai.__version__}"
-    )
+    roots = {Vendor.INTEL: SimulatedRoot.load_or_create(directory).anchor.spki_sha256}
+    amd = SimulatedAmdRoot.load(directory)
+    if amd is not None:
+        roots[Vendor.AMD] = amd.anchor.spki_sha256
+    return Policy.simulated(roots, measure_package(), name=f"blindai {blindai.__version__}")

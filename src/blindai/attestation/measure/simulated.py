@@ -16,12 +16,18 @@ _IGNORED_FOLDERS = frozenset({"__pycache__"})
 _DOMAIN = b"blindai/simulated/measurement/v1"
 
 TD_REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+SIMULATED_REGISTERS: dict[TEE, tuple[str, ...]] = {
+    TEE.INTEL_TDX: TD_REGISTERS,
+    TEE.INTEL_SGX: ("mrenclave", "mrsigner"),
+    TEE.AMD_SEV_SNP: ("launch_digest",),
+}
 
 
 def measure_package(root: Path | None = None, *, tee: TEE | None = None) -> dict[str, str]:
     """Measure the package: register name to lower-case hex, for the registers of `tee`, or of all TEEs.
 
-    `mrtd` and `mrenclave` (SHA-384, SHA-256) cover every file below `root`, by sorted relative path, with lengths.
+    `mrtd` and `mrenclave` (SHA-384, SHA-256) cover every file below `root`, by sorted relative path, with lengths;
+    `launch_digest` (SHA-384) covers `mrtd`.
     `rtmr0` stands for the firmware and `rtmr1`, `rtmr2` for kernel and command line: here, fixed values; `rtmr3`
     and `mrsigner` likewise. The result is kept: a running process serves the code it was started with.
 
@@ -32,8 +38,7 @@ def measure_package(root: Path | None = None, *, tee: TEE | None = None) -> dict
     registers = _measure(root or Path(__file__).parents[2])
     if tee is None:
         return dict(registers)
-    of_td = tee is TEE.INTEL_TDX
-    return {name: value for name, value in registers.items() if (name in TD_REGISTERS) is of_td}
+    return {name: registers[name] for name in SIMULATED_REGISTERS[tee]}
 
 
 @lru_cache(8)
@@ -48,6 +53,7 @@ def _measure(root: Path) -> dict[str, str]:
     for name in ("rtmr0", "rtmr1", "rtmr2"):
         registers[name] = hashlib.sha384(_DOMAIN + name.encode()).hexdigest()
     registers["rtmr3"] = "00" * 48
+    registers["launch_digest"] = hashlib.sha384(_DOMAIN + b"launch_digest" + mrtd.digest()).hexdigest()
     registers["mrsigner"] = hashlib.sha256(_DOMAIN + b"mrsigner").hexdigest()
     return registers
 

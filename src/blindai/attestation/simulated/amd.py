@@ -34,6 +34,7 @@ from blindai.attestation.verifiers.amd_report import (
 )
 
 REPORT_DATA_BYTES = 64
+DEFAULT_REPORT_VERSION = 3  # what current firmware of all three product lines writes
 
 AUTHORITY_LIFETIME = timedelta(days=25 * 365)  # as AMD's
 SIGNER_LIFETIME = timedelta(days=7 * 365)  # as AMD's
@@ -120,7 +121,7 @@ class SimulatedAmd:
         root: SimulatedAmdRoot,
         *,
         product: ProductName = "Milan",
-        report_version: int = 3,
+        report_version: int = DEFAULT_REPORT_VERSION,
         signing_key: SigningKey = "vcek",
         measurements: Mapping[str, str] | None = None,
         guest_svn: int = 0,
