@@ -9,7 +9,7 @@ from blindai.attestation.anchors import Anchor
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE, Activation, Evidence
 from blindai.attestation.result import Checklist
-from blindai.attestation.verifiers import amd, azure, intel
+from blindai.attestation.verifiers import amd, azure, intel, tpm
 from blindai.errors import AttestationError
 
 __all__ = ["verify"]
@@ -46,7 +46,8 @@ def verify(
         AttestationError: with the step and the code of the first check that refused.
         ValueError: `now` has no time zone.
     """
-    del activation  # none of these TEEs needs one
+    if evidence.tee is TEE.TPM:
+        return tpm.verify(evidence, anchors=anchors, now=now, checks=checks, activation=activation)
     verifier = _VERIFIERS.get(evidence.tee)
     if verifier is None:
         with checks.check("evidence", expected=" or ".join(_VERIFIERS)) as check:

@@ -165,7 +165,7 @@ def parse_attest(data: bytes) -> Attest:
     magic = fields.number(4)
     if magic != TPM_GENERATED:
         raise _refusal(
-            "not_generated",
+            "evidence.not_generated",
             "the quote was not made by a TPM: anyone may have a TPM's key sign such bytes",
             expected=f"magic {TPM_GENERATED:#x}",
             got=f"{magic:#x}",
@@ -173,7 +173,7 @@ def parse_attest(data: bytes) -> Attest:
     kind = fields.number(2)
     if kind != TPM_ST_ATTEST_QUOTE:
         raise _refusal(
-            "not_a_quote",
+            "evidence.not_a_quote",
             "the TPM attests something else than PCRs",
             expected=f"type {TPM_ST_ATTEST_QUOTE:#06x}",
             got=f"{kind:#06x}",
@@ -297,7 +297,7 @@ class _Fields:
     def __init__(self, data: bytes, what: str) -> None:
         if len(data) > MAX_STRUCTURE_BYTES:
             raise _refusal(
-                "too_large",
+                "evidence.too_large",
                 f"{what} is larger than any genuine one",
                 expected=f"at most {MAX_STRUCTURE_BYTES} bytes",
                 got=f"{len(data)} bytes",
@@ -332,19 +332,19 @@ class _Fields:
     def end(self) -> None:
         if self._at != len(self._data):
             raise _refusal(
-                "trailing_data",
+                "evidence.trailing_data",
                 f"{self._what} is followed by data that nothing vouches for",
                 expected=f"{self._at} bytes",
                 got=f"{len(self._data)} bytes",
             )
 
     def malformed(self, expected: str, got: str) -> AttestationError:
-        return _refusal("malformed", f"{self._what} is malformed", expected=expected, got=got)
+        return _refusal("evidence.malformed", f"{self._what} is malformed", expected=expected, got=got)
 
 
 def _unsupported(expected: str, got: str) -> AttestationError:
-    return _refusal("unsupported", "the TPM uses what this verifier does not know", expected=expected, got=got)
+    return _refusal("evidence.unsupported", "the TPM uses what this verifier does not know", expected=expected, got=got)
 
 
 def _refusal(code: str, message: str, *, expected: str, got: str) -> AttestationError:
-    return AttestationError(message, code=f"evidence.{code}", step="evidence", expected=expected, got=got)
+    return AttestationError(message, code=code, step="evidence", expected=expected, got=got)
