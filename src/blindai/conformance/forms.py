@@ -171,7 +171,7 @@ def _amd(endorsements: Any, vcek: Any) -> AmdEndorsements | None:
     else:
         given = [endorsements]
     try:
-        chain = documents(given)
+        chain = [document for item in given for document in documents(item)]
         if vcek is not None and len(chain) == AMD_CHAIN_LENGTH - 1:
             chain = documents(vcek) + chain
         lists = documents(crl)
