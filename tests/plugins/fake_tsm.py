@@ -117,7 +117,7 @@ class TsmFaults:
         other_writer: another process writes its own inblob before the next outblob is read.
         late_writer: another process writes its own inblob right after the next outblob was read.
         dropped: the commit of the next inblob fails, which nobody is told.
-        stale: the next outblob is the one that was last made for another inblob.
+        stale: the next outblob is made from the inblob of the first request of all.
         mkdir, read, write: errors of the next calls, in order; of attributes by name. 0 lets one pass.
         read_only: configfs is mounted read-only.
     """
@@ -169,7 +169,7 @@ class FakeTsm:
         self.most = 0
         self._provider = provider
         self._entries: dict[str, _Entry] = {}
-        self._last = b""
+        self._first = b""
         self._kernel = threading.RLock()
 
     @property
@@ -270,10 +270,10 @@ class FakeTsm:
         if not entry.inblob or (entry.made != entry.written and len(entry.inblob) != INBLOB_BYTES):
             raise refuse(errno.EINVAL, path)
         if entry.made != entry.written:
-            inblob = self._last if self.faults.take("stale") else entry.inblob
+            self._first = self._first or entry.inblob
+            inblob = self._first if self.faults.take("stale") else entry.inblob
             entry.blobs = provider.report(inblob, entry.privlevel)
             entry.made = entry.written
-            self._last = entry.inblob
         return entry.blobs
 
     def _require_writable(self, path: str) -> None:
