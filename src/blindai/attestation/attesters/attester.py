@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.evidence import TEE, Evidence, TpmIdentity
 
 
 class Attester(Protocol):
@@ -30,4 +30,23 @@ class Attester(Protocol):
 
         Raises:
             ValueError: `report_data` is not 64 bytes.
+        """
+
+
+@runtime_checkable
+class ActivatingAttester(Attester, Protocol):
+    """An attester whose key nothing vouches for until the relying party has challenged it: a TPM.
+
+    The relying party encrypts a credential to the identity, and appraises evidence with what came back
+    (`evidence.Activation`).
+    """
+
+    def identity(self) -> TpmIdentity:
+        """The keys with which evidence will be made from now on, and the certificates of the endorsement key."""
+
+    def activate(self, blob: bytes, encrypted_secret: bytes) -> bytes:
+        """Open a credential (`credential.Credential`) that was made for the identity: the secret in it.
+
+        Raises:
+            ValueError: it was made for another TPM or key, or changed on the way.
         """
