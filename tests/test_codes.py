@@ -16,19 +16,20 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "codes.md"
 PACKAGE = Path(blindai.__file__).parent
 
 _CODE = re.compile(
-    r"(attester|channel|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|result)(\.[a-z_]+)+"
+    r"(attester|channel|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|result|measure)"
+    r"(\.[a-z_]+)+"
 )
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 # Functions of the policy: error(path or key, code, message).
-_POLICY_MODULES = ("manifest.py", "policy.py", "reference_values.py")
+_POLICY_MODULES = ("manifest.py", "policy.py", "amd_policy.py", "tcb_policy.py", "tpm_policy.py", "reference_values.py")
 
 
 def on_page() -> dict[str, str]:
     """Code to step; those of the policy and of attesters have none."""
     rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     assert len(rows) == len({code for code, _ in rows}), "a code is listed twice"
-    return {code: "" if code.startswith(("policy.", "attester.")) else step.strip() for code, step in rows}
+    return {code: "" if code.startswith(("policy.", "attester.", "measure.")) else step.strip() for code, step in rows}
 
 
 def raised_in(path: Path) -> Iterator[str]:
@@ -102,6 +103,8 @@ def test_a_code_belongs_to_the_step_of_its_name(code: str, step: str) -> None:
         "platform.sept_ve_disable": "debug",
         "platform.service_td": "debug",
         "platform.guest_policy": "debug",
+        "platform.migratable": "debug",
+        "platform.smt": "debug",
         "chip.unknown": "platform",
         "chip.masked": "platform",
         "result.expired": "binding",

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import blindai
-from blindai.attestation import policy, reference_values
+from blindai.attestation import amd_policy, policy, reference_values, tcb_policy, tpm_policy
 from blindai.attestation.claims import FLAGS
 from blindai.channel import gate, statement
 from blindai.channel.keyset import Keyset
@@ -60,9 +60,11 @@ def test_no_setting_is_listed_that_does_not_exist() -> None:
 def test_every_key_of_a_manifest_is_described() -> None:
     text = page("reference/manifest.md")
     registers = {register for names in reference_values.REGISTER_BYTES.values() for register in names}
-    for key in {*policy._KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *policy.TcbPolicy.__dataclass_fields__}:
+    sections = (tcb_policy.TcbPolicy, amd_policy.AmdPolicy, tpm_policy.TpmPolicy)
+    keys = {key for section in sections for key in section.__dataclass_fields__}
+    for key in {*policy._KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *keys, *amd_policy.PRODUCT_PARTS}:
         assert re.search(rf"[`\[.]{key}[`\].]", text), key
-    for status in policy.TCB_STATUSES:
+    for status in tcb_policy.TCB_STATUSES:
         assert f"`{status}`" in text or f'"{status}"' in text, status
     for flag in FLAGS:
         assert f"`{flag}`" in text or f'"{flag}"' in text, flag

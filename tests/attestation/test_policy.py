@@ -10,23 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blindai.attestation.amd_policy import MAX_PART_VERSION, PRODUCT_PARTS, SIGNING_KEYS, AmdPolicy
 from blindai.attestation.anchors import INTEL_SGX_ROOT, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
 from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin
-from blindai.attestation.policy import (
-    CHIP_ID_BYTES,
-    DEFAULT_ATTRIBUTES,
-    MAX_AGE_SECONDS,
+from blindai.attestation.policy import CHIP_ID_BYTES, DEFAULT_ATTRIBUTES, MAX_AGE_SECONDS, Policy
+from blindai.attestation.reference_values import CODE_FORMS, HARDWARE_FORMS, REGISTER_BYTES, CodeReference
+from blindai.attestation.reference_values import HardwareReference as Hardware
+from blindai.attestation.tcb_policy import (
     MAX_EVALUATION_DATA_NUMBER,
     MAX_GRACE_DAYS,
     OUT_OF_DATE_STATUSES,
     TCB_STATUSES,
-    Policy,
     TcbPolicy,
 )
-from blindai.attestation.reference_values import CODE_FORMS, HARDWARE_FORMS, REGISTER_BYTES, CodeReference
-from blindai.attestation.reference_values import HardwareReference as Hardware
+from blindai.attestation.tpm_policy import TpmPolicy
 from blindai.errors import ConfigurationError
 
 MRTD, RTMR0, RTMR1, RTMR2, RTMR3 = ("11" * 48, "a0" * 48, "a1" * 48, "a2" * 48, "a3" * 48)
@@ -405,10 +404,18 @@ def policies(draw: st.DrawFn) -> Policy:
     tees = draw(st.permutations(list(TEE)).flatmap(lambda order: st.sampled_from([order, order[:1]])))
     names = draw(st.lists(NAMES.map(str.strip).filter(bool), min_size=12, max_size=12, unique=True))
     code = [draw(references(CodeReference, tee, name)) for tee, name in zip([*tees, *tees], names, strict=False)]
-    hardware = [draw(references(Hardware, TEE.INTEL_TDX, name)) for name in names[: draw(st.integers(0, 2))]]
+    shapes = draw(st.lists(st.sampled_from(list(HARDWARE_FORMS)), max_size=3))
+    hardware = [draw(references(Hardware, tee, name)) for tee, name in zip(shapes, names, strict=False)]
     statuses = draw(st.lists(st.sampled_from(TCB_STATUSES), min_size=1, unique=True))
     advisories = st.from_regex(r"\AINTEL-SA-[0-9]{5}\Z")
     roots = draw(st.dictionaries(st.sampled_from(list(Vendor)), hexes(32)))
+    products = draw(st.lists(st.sampled_from(list(PRODUCT_PARTS)), min_size=1, unique=True))
+    floors = {
+        product: draw(st.dictionaries(st.sampled_from(PRODUCT_PARTS[product]), st.integers(0, MAX_PART_VERSION)))
+        for product in products
+        if draw(st.booleans())
+    }
+    makers = draw(st.lists(hexes(32).filter(lambda root: root not in roots.values()), min_size=1, max_size=2))
     return Policy(
         accepted_tees=tuple(tees),
         code=tuple(reference for reference in code if isinstance(reference, CodeReference)),
@@ -419,6 +426,13 @@ def policies(draw: st.DrawFn) -> Policy:
             minimum_evaluation_data_number=draw(st.integers(0, MAX_EVALUATION_DATA_NUMBER)),
             denied_advisories=tuple(draw(st.lists(advisories, max_size=2))),
         ),
+        amd=AmdPolicy(
+            products=tuple(products),
+            keys=tuple(draw(st.lists(st.sampled_from(SIGNING_KEYS), min_size=1, unique=True))),
+            require_crl=draw(st.booleans()),
+            minimum_tcb=floors,
+        ),
+        tpm=TpmPolicy(roots=tuple(makers)),
         allowed_attributes=tuple(draw(st.lists(st.sampled_from(sorted(FLAGS)), unique=True))),
         chips=tuple(draw(st.lists(st.sampled_from(tees).flatmap(lambda tee: hexes(CHIP_ID_BYTES[tee])), max_size=2))),
         config_digests=tuple(draw(st.lists(hexes(32), max_size=2))),

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
 from blindai.attestation.evidence import TEE, committed
-from blindai.attestation.policy import DEFAULT_ATTRIBUTES, TCB_STATUSES, Policy
+from blindai.attestation.policy import DEFAULT_ATTRIBUTES, Policy
 from blindai.attestation.requirements import Requirements
 from blindai.attestation.result import Check, Checklist, Outcome
+from blindai.attestation.tcb_policy import TCB_STATUSES
 from blindai.errors import AttestationError
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -251,9 +252,13 @@ def test_debug_mode() -> None:
     assert "its host can read it" in error.message
 
 
+OWN_CODES = {"migratable": "platform.migratable", "smt": "platform.smt"}
+
+
 @pytest.mark.parametrize("name", [*sorted(set(FLAGS) - set(DEFAULT_ATTRIBUTES)), "debug", "attribute_of_next_year"])
 def test_an_attribute_that_is_not_allowed(name: str) -> None:
-    error = refusal(requirements(changed(TDX, flags={**TDX.flags, name: True})), "debug", "platform.attributes")
+    code = OWN_CODES.get(name, "platform.attributes")
+    error = refusal(requirements(changed(TDX, flags={**TDX.flags, name: True})), "debug", code)
     assert error.got == name
     assert error.likely == FLAGS.get(name, "")
 
@@ -262,7 +267,7 @@ def test_an_attribute_that_the_policy_allows() -> None:
     policy = policy_with("[chips]", '[attributes]\nallowed = ["provisioning_key"]\n[chips]')
     claims = changed(TDX, flags={"provisioning_key": True})
     assert walk(requirements(claims, policy=policy))[0] == []
-    error = refusal(requirements(TDX, policy=policy), "debug", "platform.attributes")
+    error = refusal(requirements(TDX, policy=policy), "debug", "platform.smt")
     assert error.expected == "provisioning_key (policy ./manifest.toml, line 39)"
     assert error.got == "smt"
 
@@ -273,7 +278,14 @@ def test_a_policy_that_allows_no_attribute() -> None:
     refusals, checks = walk(requirements(claims, policy=policy))
     assert refusals == []
     assert checks["debug"].got == "debug off; nothing else"
-    assert refusal(requirements(TDX, policy=policy), "debug", "platform.attributes").expected.startswith("none (")
+    assert refusal(requirements(TDX, policy=policy), "debug", "platform.smt").expected.startswith("none (")
+
+
+def test_of_several_attributes_the_one_with_its_own_code_is_named_first() -> None:
+    flags = {"kl": True, "perfmon": True, "migratable": True, "smt": True}
+    policy = policy_with("[chips]", "[attributes]\nallowed = []\n[chips]")
+    error = refusal(requirements(changed(TDX, flags=flags), policy=policy), "debug", "platform.migratable")
+    assert error.got == "migratable, smt, kl, perfmon"
 
 
 # tcb
@@ -437,7 +449,7 @@ DEVIATIONS: dict[str, tuple[st.SearchStrategy[Any], str, set[str]]] = {
     "simulated": (st.just(True), "platform", {"platform.simulated"}),
     "chip_id": (st.binary(max_size=64).map(bytes.hex), "platform", {"chip.unknown", "chip.masked"}),
     "debug": (st.just(True), "debug", {"platform.debug"}),
-    "flags": (st.text().map(lambda name: {name: True}), "debug", {"platform.attributes"}),
+    "flags": (st.text().map(lambda name: {name: True}), "debug", {"platform.attributes", *OWN_CODES.values()}),
     "tcb_status": (st.text(), "tcb", {"tcb.status", "tcb.revoked"}),
     "tcb_evaluation_data_number": (st.integers(0, 16), "tcb", {"tcb.evaluation_number"}),
     "advisories": (ADVISORIES, "tcb", {"tcb.advisory"}),

@@ -50,6 +50,16 @@ NVIDIA_DEVICE_ROOT = Anchor(
     "NVIDIA Device Identity CA", Vendor.NVIDIA, "a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd48dd85b06a4"
 )
 
+# Whose root the evidence of each TEE ends on.
+VENDORS: dict[TEE, Vendor] = {
+    TEE.INTEL_SGX: Vendor.INTEL,
+    TEE.INTEL_TDX: Vendor.INTEL,
+    TEE.AMD_SEV_SNP: Vendor.AMD,
+    TEE.AZURE_SEV_SNP: Vendor.AMD,
+    TEE.AZURE_TDX: Vendor.INTEL,
+    TEE.TPM: Vendor.TPM,
+}
+
 # There are many makers of TPMs: a policy names the roots that it trusts.
 VENDOR_ANCHORS: dict[TEE, tuple[Anchor, ...]] = {
     TEE.INTEL_SGX: (INTEL_SGX_ROOT,),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from blindai.attestation.evidence import TEE
 from blindai.errors import ConfigurationError
 
 # Room for some 500 releases with comments. Anything larger was not written as a manifest.
@@ -18,6 +19,8 @@ MAX_MANIFEST_BYTES = 1 << 18
 
 # Where a value stands: keys, and indices of lists; ("code", 0, "mrtd") is the MRTD of the first [[code]].
 Path = tuple[str | int, ...]
+
+HEX_DIGITS = frozenset("0123456789abcdef")
 
 T = TypeVar("T")
 
@@ -137,6 +140,16 @@ class Table:
         """
         return Table(self.get(key, dict, {}), self._origin, (*self.path, key))
 
+    def section(self, key: str, keys: Iterable[str]) -> Table:
+        """As `table`, refusing every key in it but these.
+
+        Raises:
+            ConfigurationError: `policy.type` or `policy.unknown_key`.
+        """
+        table = self.table(key)
+        table.only(keys)
+        return table
+
     def tables(self, key: str) -> Iterator[Table]:
         """The tables `[[key]]`, in order; none where they are absent.
 
@@ -162,6 +175,54 @@ class Table:
         if not names:
             return "the manifest"
         return f"[[{'.'.join(names)}]]" if isinstance(self.path[-1], int) else f"[{'.'.join(names)}]"
+
+
+def require_hex(value: str, sizes: tuple[int, ...], key: str, origin: Origin, path: Path) -> None:
+    """Refuse what is not lower-case hex of one of `sizes` bytes.
+
+    Raises:
+        ConfigurationError: `policy.hex` or `policy.length`.
+    """
+    odd = next((character for character in value if character not in HEX_DIGITS), None)
+    if odd is not None:
+        raise origin.error(path, "hex", f"{key!r} must be hex digits, it contains {odd!r}")
+    if len(value) not in {2 * size for size in sizes}:
+        wanted = " or ".join(f"{2 * size} ({size} bytes)" for size in sizes)
+        raise origin.error(path, "length", f"{key!r} must have {wanted} hex digits, it has {len(value)}")
+
+
+def require_range(value: int, maximum: int, key: str, origin: Origin, path: Path) -> None:
+    """Refuse a number outside 0 .. `maximum`.
+
+    Raises:
+        ConfigurationError: `policy.range`.
+    """
+    if not 0 <= value <= maximum:
+        raise origin.error(path, "range", f"{key!r} must be from 0 to {maximum}, it is {value}")
+
+
+def require_known(given: Iterable[str], known: Iterable[str], noun: str, origin: Origin, path: Path) -> None:
+    """Refuse names in the list at `path` that are none of `known`.
+
+    Raises:
+        ConfigurationError: `policy.unknown_value`.
+    """
+    names = tuple(known)
+    for index, value in enumerate(given):
+        if value not in names:
+            raise origin.error((*path, index), "unknown_value", f"unknown {noun} {value!r}{choices(value, names)}")
+
+
+def read_tee(name: str, origin: Origin, path: Path) -> TEE:
+    """The TEE of this name.
+
+    Raises:
+        ConfigurationError: `policy.unknown_value`.
+    """
+    try:
+        return TEE(name)
+    except ValueError as error:
+        raise origin.error(path, "unknown_value", f"unknown TEE {name!r}{choices(name, TEE)}") from error
 
 
 def choices(given: str, allowed: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from blindai.attestation.amd_policy import PRODUCT_PARTS
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.reference_values import REGISTER_BYTES
 
@@ -42,18 +43,17 @@ def _lines(policy: Policy) -> Iterator[str]:
     if policy.hardware:
         yield "# The virtual machine shapes and firmware that may carry them."
     else:
-        yield "# No [[hardware]] (mrtd with rtmr0) is listed: the shape of the virtual machine is not checked."
+        yield "# No [[hardware]] is listed: the shape of the virtual machine and its firmware are not checked."
         yield ""
     for hardware in policy.hardware:
         yield from _reference("hardware", hardware)
-    yield "# Firmware and microcode. Statuses are Intel's; OutOfDate needs grace_days, counted from the date of the TCB"
-    yield "# level that the platform has reached. Advisories are refused only where they are listed."
-    yield "[tcb]"
-    yield f"statuses = {_list(policy.tcb.statuses)}"
-    yield f"grace_days = {policy.tcb.grace_days}"
-    yield f"minimum_evaluation_data_number = {policy.tcb.minimum_evaluation_data_number}"
-    yield f"denied_advisories = {_list(policy.tcb.denied_advisories)}"
-    yield ""
+    yield from _tcb(policy)
+    yield from _amd(policy)
+    if policy.tpm.roots:
+        yield "# The makers of TPMs that may vouch for one, by the SHA-256 of their root's public key."
+        yield "[tpm]"
+        yield f"roots = {_list(policy.tpm.roots)}"
+        yield ""
     yield "# Properties of the processor and the TEE that are tolerated; any other is refused."
     yield "[attributes]"
     yield f"allowed = {_list(policy.allowed_attributes)}"
@@ -69,6 +69,35 @@ def _lines(policy: Policy) -> Iterator[str]:
     yield "# How long new connections may rely on keys that an earlier quote vouched for; 0 asks for a quote on each."
     yield "[resume]"
     yield f"max_age_seconds = {policy.max_age_seconds}"
+
+
+def _tcb(policy: Policy) -> Iterator[str]:
+    yield "# Firmware and microcode of Intel's platforms, in Intel's words. OutOfDate needs grace_days, counted from"
+    yield "# the date of the TCB level that the platform has reached. Only the advisories that are listed are refused."
+    yield "[tcb]"
+    yield f"statuses = {_list(policy.tcb.statuses)}"
+    yield f"grace_days = {policy.tcb.grace_days}"
+    yield f"minimum_evaluation_data_number = {policy.tcb.minimum_evaluation_data_number}"
+    yield f"denied_advisories = {_list(policy.tcb.denied_advisories)}"
+    yield ""
+
+
+def _amd(policy: Policy) -> Iterator[str]:
+    yield "# AMD's processors: product lines, kinds of signing key (vcek belongs to one chip, vlek to a cloud), and"
+    yield "# whether AMD's revocation list must travel with the evidence."
+    yield "[amd]"
+    yield f"products = {_list(policy.amd.products)}"
+    yield f"keys = {_list(policy.amd.keys)}"
+    yield f"require_crl = {'true' if policy.amd.require_crl else 'false'}"
+    yield ""
+    if policy.amd.minimum_tcb:
+        yield "# The lowest security version of each part of the firmware."
+    for product, parts in PRODUCT_PARTS.items():
+        if product in policy.amd.minimum_tcb:
+            floor = policy.amd.minimum_tcb[product]
+            yield f"[amd.minimum_tcb.{product}]"
+            yield from (f"{part} = {floor[part]}" for part in parts if part in floor)
+            yield ""
 
 
 def _reference(key: str, reference: HardwareReference) -> Iterator[str]:

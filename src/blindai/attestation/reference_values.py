@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest import Origin, Path, choices
+from blindai.attestation.manifest import Origin, Path, Table, choices, read_tee, require_hex, require_range
 
 MAX_NAME_LENGTH = 128  # a name goes on one line of a terminal
 NOT_REPORTED = "not reported"
-HEX_DIGITS = frozenset("0123456789abcdef")
 MAX_UINT16 = 0xFFFF  # ISVPRODID and ISVSVN are 16 bits wide (Intel SDM volume 3D, table 35-21)
 MAX_UINT32 = 0xFFFFFFFF  # GUEST_SVN has 32 bits (AMD SEV-SNP firmware ABI, table 23)
 
@@ -44,6 +43,7 @@ REGISTER_BYTES: dict[TEE, dict[str, int]] = {
     TEE.AZURE_TDX: {"mrtd": 48, **PCRS},
     TEE.TPM: PCRS,
 }
+REGISTERS = tuple(dict.fromkeys(register for registers in REGISTER_BYTES.values() for register in registers))
 
 
 class Form(NamedTuple):
@@ -122,6 +122,22 @@ class HardwareReference:
     name: str
     tee: TEE
     measurements: Mapping[str, str]
+
+    @classmethod
+    def read(cls, table: Table) -> Self:
+        """One table `[[hardware]]` (in a subclass, `[[code]]`).
+
+        Raises:
+            ConfigurationError: `policy.unknown_key`, `policy.missing_key`, `policy.type` or `policy.unknown_value`.
+        """
+        numbers = [key for key in REFERENCE_NUMBERS if key in cls.__dataclass_fields__]
+        table.only(["name", "tee", *REGISTERS, *numbers])
+        return cls(
+            name=table.get("name", str),
+            tee=read_tee(table.get("tee", str), table.origin, (*table.path, "tee")),
+            measurements={register: table.get(register, str).lower() for register in REGISTERS if register in table},
+            **{key: table.get(key, int) for key in numbers if key in table},
+        )
 
     def numbers(self) -> dict[str, int]:
         """The numbers that are given, by manifest key."""
@@ -206,30 +222,6 @@ def require_valid(
             raise origin.error((*path, key), "missing_key", f"{key!r} is missing in {name!r}; give {form}")
     for key, number in numbers.items():
         require_range(number, _NUMBER_LIMITS[key], key, origin, (*path, key))
-
-
-def require_hex(value: str, sizes: tuple[int, ...], key: str, origin: Origin, path: Path) -> None:
-    """Refuse what is not lower-case hex of one of `sizes` bytes.
-
-    Raises:
-        ConfigurationError: `policy.hex` or `policy.length`.
-    """
-    odd = next((character for character in value if character not in HEX_DIGITS), None)
-    if odd is not None:
-        raise origin.error(path, "hex", f"{key!r} must be hex digits, it contains {odd!r}")
-    if len(value) not in {2 * size for size in sizes}:
-        wanted = " or ".join(f"{2 * size} ({size} bytes)" for size in sizes)
-        raise origin.error(path, "length", f"{key!r} must have {wanted} hex digits, it has {len(value)}")
-
-
-def require_range(value: int, maximum: int, key: str, origin: Origin, path: Path) -> None:
-    """Refuse a number outside 0 .. `maximum`.
-
-    Raises:
-        ConfigurationError: `policy.range`.
-    """
-    if not 0 <= value <= maximum:
-        raise origin.error(path, "range", f"{key!r} must be from 0 to {maximum}, it is {value}")
 
 
 def _form(reference: HardwareReference, forms: tuple[Form, ...], origin: Origin, path: Path) -> Form:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
 
+from blindai.attestation import tcb_requirements
+from blindai.attestation.amd_policy import AMD_TEES
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
 from blindai.attestation.evidence import TEE
-from blindai.attestation.policy import OUT_OF_DATE_STATUSES, REVOKED, Policy
+from blindai.attestation.policy import Policy
 from blindai.attestation.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
 from blindai.attestation.result import STEPS, OpenCheck
 from blindai.errors import AttestationError
 
-_LIKELY_TCB = {
-    "OutOfDate": "the host lacks a firmware or microcode update",
-    "OutOfDateConfigurationNeeded": "the host lacks a firmware or microcode update and a BIOS setting",
-    "ConfigurationNeeded": "a BIOS setting of the host leaves a known weakness open",
-    "ConfigurationAndSWHardeningNeeded": "a BIOS setting of the host leaves a known weakness open",
-    "SWHardeningNeeded": "the code in the enclave has to work around a known weakness of the processor",
-    "TDRelaunchAdvised": "the host was updated, but the trust domain still runs as it was launched before",
-    "TDRelaunchAdvisedConfigurationNeeded": "the host was updated, but the trust domain was not launched anew",
-}
+# Attributes whose refusal has a code of its own, with what to look at first in front.
+_ATTRIBUTE_CODES = {"migratable": "platform.migratable", "smt": "platform.smt"}
 
 
 class Binding(Protocol):
@@ -63,16 +58,15 @@ class Requirements(msgspec.Struct, frozen=True):
             return f"{self.claims.tee} measures no hardware"
         if step == "hardware" and not any(reference.tee is self.claims.tee for reference in self.policy.hardware):
             return "the policy pins no hardware"
+        if step == "tcb":
+            return tcb_requirements.unrequired(self.claims, self.policy)
         if step == "config" and not self.policy.config_digests:
             return f"{self.config_digest}: the policy pins no configuration"
         return ""
 
     def ends(self) -> list[datetime]:
         """The moments at which something that was relied on runs out."""
-        ends = [self.claims.not_after, self.not_after]
-        if self.claims.tcb_status in OUT_OF_DATE_STATUSES and self.claims.tcb_date is not None:
-            ends.append(self.claims.tcb_date + timedelta(days=self.policy.tcb.grace_days))
-        return ends
+        return [self.claims.not_after, self.not_after, *tcb_requirements.ends(self.claims, self.policy)]
 
     def binding(self, check: OpenCheck) -> None:
         expected = self.bound_to.committed(self.claims.tee)
@@ -114,6 +108,10 @@ class Requirements(msgspec.Struct, frozen=True):
                 likely="this is a server for development",
                 hint="to try things out with data that may leak, use Connection(..., simulation=True)",
             )
+        if claims.tee in AMD_TEES:
+            self._require_amd(check)
+        if policy.chips:
+            check.compares(claims, "chip_id", claims.chip_id)
         if policy.chips and claims.chip_id not in policy.chips:
             raise AttestationError(
                 "the enclave runs on a processor that the policy does not list",
@@ -123,11 +121,46 @@ class Requirements(msgspec.Struct, frozen=True):
                 likely="the operator moved to other machines, or relays to one that it owns",
             )
 
+    def _require_amd(self, check: OpenCheck) -> None:
+        claims, policy = self.claims, self.policy
+        check.got += f", {claims.product}, {claims.signing_key.upper()}, VMPL {claims.vmpl}"
+        check.compares(claims, "product", claims.product)
+        check.compares(claims, "signing_key", claims.signing_key)
+        check.compares(claims, "vmpl", str(claims.vmpl))
+        if claims.product not in policy.amd.products:
+            raise AttestationError(
+                "the enclave runs on a product line that the policy does not accept",
+                code="platform.product",
+                expected=f"{' or '.join(policy.amd.products)} ({policy.place('amd', 'products')})",
+                got=claims.product or NOT_REPORTED,
+                likely="the operator moved to other machines",
+            )
+        if claims.signing_key not in policy.amd.keys:
+            raise AttestationError(
+                "the report is signed by a kind of key that the policy does not accept",
+                code="platform.key",
+                expected=f"{' or '.join(policy.amd.keys)} ({policy.place('amd', 'keys')})",
+                got=claims.signing_key or NOT_REPORTED,
+                likely="the cloud signs with a key that all of its machines share (VLEK), in place of the chip's own"
+                if claims.signing_key == "vlek"
+                else "",
+            )
+        if claims.vmpl != 0:
+            raise AttestationError(
+                "the report was requested from a lower privilege level of the guest, which others in it control",
+                code="platform.vmpl",
+                expected="VMPL 0",
+                got=NOT_REPORTED if claims.vmpl is None else f"VMPL {claims.vmpl}",
+                likely="the enclave runs below a paravisor or a service module (SVSM)",
+            )
+
     def debug(self, check: OpenCheck) -> None:
         raised = sorted(name for name, is_set in self.claims.flags.items() if is_set and name not in PROTECTIVE_FLAGS)
         allowed = self.policy.allowed_attributes
         check.expected = f"debug off; nothing but {', '.join(allowed) or 'the protective attributes'}"
         check.got = f"debug {'on' if self.claims.debug else 'off'}; {', '.join(raised) or 'nothing else'}"
+        check.compares(self.claims, "debug", "1" if self.claims.debug else "0")
+        check.compares(self.claims, "flags")
         if self.claims.debug:
             raise AttestationError(
                 "the enclave is in debug mode: its host can read it",
@@ -136,60 +169,18 @@ class Requirements(msgspec.Struct, frozen=True):
                 got="debug on",
                 likely="a build for development was deployed",
             )
-        refused = [name for name in raised if name not in allowed]
+        refused = sorted(set(raised) - set(allowed), key=lambda name: (name not in _ATTRIBUTE_CODES, name))
         if refused:
             raise AttestationError(
                 "the enclave has an attribute that the policy does not allow",
-                code="platform.attributes",
+                code=_ATTRIBUTE_CODES.get(refused[0], "platform.attributes"),
                 expected=f"{', '.join(allowed) or 'none'} ({self.policy.place('attributes', 'allowed')})",
                 got=", ".join(refused),
                 likely=FLAGS.get(refused[0], ""),
             )
 
     def tcb(self, check: OpenCheck) -> None:
-        claims, required = self.claims, self.policy.tcb
-        status, number = claims.tcb_status, claims.tcb_evaluation_data_number
-        date = "of unknown date" if claims.tcb_date is None else f"of {claims.tcb_date:%Y-%m-%d}"
-        check.expected = " or ".join(required.statuses)
-        check.got = ", ".join([f"{status or NOT_REPORTED} {date}", f"evaluation data {number}", *claims.advisories])
-        place = self.policy.place("tcb", "statuses")
-        if status == REVOKED:
-            raise AttestationError(
-                "the platform is revoked: its attestation keys may be in anyone's hands",
-                code="tcb.revoked",
-                got=status,
-                likely="the processor has a flaw that no update repairs, or its keys were extracted",
-            )
-        if status not in required.statuses:
-            raise AttestationError(
-                "the host's firmware or microcode is not in a state that you accept",
-                code="tcb.status",
-                expected=f"{check.expected} ({place})",
-                got=status or NOT_REPORTED,
-                likely=_LIKELY_TCB.get(status, "a status that is newer than this release"),
-                hint=f"ask the operator to update, or list {status} under [tcb] statuses" if status else "",
-            )
-        if status in OUT_OF_DATE_STATUSES:
-            self._require_grace(status)
-        if number < required.minimum_evaluation_data_number:
-            raise AttestationError(
-                "the platform was judged by TCB data that are too old",
-                code="tcb.evaluation_number",
-                expected=f"at least {required.minimum_evaluation_data_number} "
-                f"({self.policy.place('tcb', 'minimum_evaluation_data_number')})",
-                got=str(number),
-                likely="the operator holds back newer collateral, which may say that the platform is out of date",
-            )
-        denied = [advisory for advisory in claims.advisories if advisory in required.denied_advisories]
-        if denied:
-            raise AttestationError(
-                "a security advisory that you do not accept applies to the platform",
-                code="tcb.advisory",
-                expected=f"none of {', '.join(required.denied_advisories)} "
-                f"({self.policy.place('tcb', 'denied_advisories')})",
-                got=", ".join(denied),
-                likely=_LIKELY_TCB.get(status, "the host lacks a firmware or microcode update"),
-            )
+        tcb_requirements.require(self.claims, self.policy, self.now, check)
 
     def code(self, check: OpenCheck) -> None:
         deviations = self._compare("code", self.policy.code, check)
@@ -239,17 +230,6 @@ class Requirements(msgspec.Struct, frozen=True):
                 expected=f"{check.expected} ({self.policy.place('config', 'digests')})",
                 got=self.config_digest or "none",
                 likely="it was started with other keys, limits or flags",
-            )
-
-    def _require_grace(self, status: str) -> None:
-        days, date = self.policy.tcb.grace_days, self.claims.tcb_date
-        if date is None or self.now >= date + timedelta(days=days):
-            raise AttestationError(
-                "the host's firmware or microcode has been out of date for longer than you accept",
-                code="tcb.grace",
-                expected=f"a TCB level of the last {days} days ({self.policy.place('tcb', 'grace_days')})",
-                got="a TCB level of unknown date" if date is None else f"a TCB level of {date:%Y-%m-%d}",
-                likely=_LIKELY_TCB[status],
             )
 
     def _compare(self, key: str, references: Sequence[HardwareReference], check: OpenCheck) -> list[Deviation]:
