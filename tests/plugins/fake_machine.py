@@ -33,6 +33,10 @@ class FakeMachine:
         self._mounts = dict(mounts or {})
         self._denied = denied
 
+    def mounted(self, path: str) -> Files:
+        """What answers at a mount."""
+        return self._mounts[path]
+
     def _mount(self, path: str) -> Files | None:
         inside = [mount for prefix, mount in self._mounts.items() if path == prefix or path.startswith(f"{prefix}/")]
         return inside[0] if inside else None

@@ -77,14 +77,15 @@ class TsmAttester:
                 `attester.failed`, `attester.quote`, `attester.certificate_table` at once.
         """
         require_report_data(report_data)
-        for left in reversed(range(ATTEMPTS)):
+        attempt = 1
+        while True:
             try:
                 return self._attempt(report_data)
             except Unavailable as error:
-                if error.code not in _AGAIN or not left:
+                if error.code not in _AGAIN or attempt == ATTEMPTS:
                     raise
+            attempt += 1
             self._pause(PAUSE_SECONDS)
-        raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, report_data: bytes) -> Evidence:
         with _request(self._files) as entry:
