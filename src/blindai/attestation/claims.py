@@ -110,10 +110,12 @@ class DeviceClaims(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         simulated, anchor, not_after: as in `Claims`.
         id: stable identity of the device, lower-case hex.
-        architecture: such as `hopper`.
+        chip, architecture: such as `GH100` and `hopper`.
         nonce: the 32 bytes that the device was asked to sign.
         driver, firmware: versions of the driver and of the VBIOS (a switch's BIOS), as the device reports them.
+        mode: how it is shared out, `single`, `multi` or `protected-pcie`; empty where the device does not say.
         measurements: index to lower-case hex.
+        locations: where the nonce and other claims stand in the report.
     """
 
     kind: DeviceKind
@@ -126,3 +128,6 @@ class DeviceClaims(msgspec.Struct, frozen=True, kw_only=True):
     firmware: str
     measurements: dict[int, str]
     not_after: datetime
+    chip: str = ""
+    mode: str = ""
+    locations: dict[str, Location] = {}
