@@ -60,6 +60,7 @@ def test_json_of_an_acceptance(run: Run, address: str) -> None:
     assert ended.code == 0
     result = ended.json["result"]
     assert (result["status"], result["mode"], result["simulated"]) == ("affirming", "fresh", True)
+    assert ended.json["statement"]["report_data"] == result["claims"]["report_data"]
     assert [check["step"] for check in result["checks"]][:5] == [
         "channel",
         "evidence",
@@ -98,7 +99,7 @@ def test_simulation_without_a_manifest(run: Run, folder: Path, address: str) -> 
 def test_a_manifest_that_allows_no_simulation(run: Run, folder: Path, address: str) -> None:
     path = folder / "manifest.toml"
     text = path.read_text().replace("allow_simulated = true", "allow_simulated = false")
-    path.write_text(re.sub(r"^\[simulated_roots\]\n.*\n", "", text, flags=re.MULTILINE))
+    path.write_text(re.sub(r"^\[simulated_roots\]\n(.+\n)*", "", text, flags=re.MULTILINE))
     ended = run("verify", address)
     assert ended.code == 3
     assert "endorsements.anchor" in ended.err
