@@ -172,6 +172,14 @@ def tpm(
         Path | None,
         typer.Option("--event-log", metavar="FILE", help="binary_bios_measurements of a boot: gives PCR 0, 2 and 7."),
     ] = None,
+    tpm_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tpm-root",
+            metavar="SHA256",
+            help="A maker of TPMs to believe, by the key of its root certificate (SPKI); needed for --tee tpm.",
+        ),
+    ] = None,
     tee: Annotated[TpmPlatform, typer.Option("--tee", help="The platform.")] = TpmPlatform.TPM,
     name: Name = None,
     output: Output = None,
@@ -209,7 +217,8 @@ def tpm(
             code += more
         if logged is not None and tee is TpmPlatform.TPM:
             _, hardware = tpm_references(_release(name), logged)
-        _deliver_references(code, hardware, output, merge, as_json=as_json)
+        roots = [root.lower() for root in tpm_root or ()]
+        _deliver_references(code, hardware, output, merge, as_json=as_json, tpm_roots=roots)
 
 
 @app.command()
@@ -278,14 +287,15 @@ def _deliver_references(
     merge: Path | None,
     *,
     as_json: bool,
+    tpm_roots: Sequence[str] = (),
 ) -> None:
     from blindai.attestation.measure.release import manifest, merged
     from blindai.attestation.policy import Policy
 
     if merge is None:
-        _deliver(manifest(code, hardware), output, as_json=as_json)
+        _deliver(manifest(code, hardware, tpm_roots=tpm_roots), output, as_json=as_json)
         return
-    policy = merged(Policy.load(merge), code, hardware)
+    policy = merged(Policy.load(merge), code, hardware, tpm_roots=tpm_roots)
     if output is None:
         _replace(merge, policy.to_toml())
     _deliver(policy, output, as_json=as_json, printed=output is None)

@@ -9,6 +9,7 @@ from blindai.attestation.evidence import TEE
 from blindai.attestation.manifest import Origin
 from blindai.attestation.policy import Policy
 from blindai.attestation.reference_values import CodeReference, HardwareReference
+from blindai.attestation.tpm_policy import TpmPolicy
 from blindai.errors import ConfigurationError
 
 # Registers of the firmware and its settings that stay the same on every boot of one kind of machine. PCR 1, 3, 5 and
@@ -47,21 +48,35 @@ def tpm_references(
     )
 
 
-def manifest(code: Sequence[CodeReference], hardware: Sequence[HardwareReference] = ()) -> Policy:
+def manifest(
+    code: Sequence[CodeReference], hardware: Sequence[HardwareReference] = (), *, tpm_roots: Sequence[str] = ()
+) -> Policy:
     """A policy that accepts exactly this code on this hardware, with the defaults of `Policy` for the rest.
 
+    Args:
+        code: at least one entry.
+        hardware: machine shapes; none leaves them open.
+        tpm_roots: the makers of TPMs to believe, by the SHA-256 of the SPKI of their roots; needed for `TEE.TPM`.
+
     Raises:
-        ConfigurationError: `policy.*`: a name is empty or given twice.
+        ConfigurationError: `policy.*`: a name is empty or given twice, or there are no roots.
     """
     return Policy(
         accepted_tees=tuple(dict.fromkeys(reference.tee for reference in code)),
         code=tuple(code),
         hardware=tuple(hardware),
+        tpm=TpmPolicy(roots=tuple(tpm_roots)),
         origin=Origin(source="what was measured"),
     )
 
 
-def merged(policy: Policy, code: Sequence[CodeReference], hardware: Sequence[HardwareReference] = ()) -> Policy:
+def merged(
+    policy: Policy,
+    code: Sequence[CodeReference],
+    hardware: Sequence[HardwareReference] = (),
+    *,
+    tpm_roots: Sequence[str] = (),
+) -> Policy:
     """`policy` with these entries added, and everything else as it was. Hardware that it has already stays as it is.
 
     Raises:
@@ -80,6 +95,7 @@ def merged(policy: Policy, code: Sequence[CodeReference], hardware: Sequence[Har
         accepted_tees=tuple(tees),
         code=(*policy.code, *code),
         hardware=(*policy.hardware, *(new for new in hardware if _twin(new, policy.hardware) is None)),
+        tpm=dataclasses.replace(policy.tpm, roots=tuple(dict.fromkeys((*policy.tpm.roots, *tpm_roots)))),
         # The lines of the file are no longer the lines of this policy.
         origin=Origin(source=policy.source),
     )
