@@ -11,6 +11,7 @@ import pytest
 
 import blindai
 from blindai.attestation import amd_policy, policy, reference_values, tcb_policy, tpm_policy
+from blindai.attestation.attesters.platform import Platform
 from blindai.attestation.claims import FLAGS
 from blindai.channel import gate, statement
 from blindai.channel.keyset import Keyset
@@ -85,6 +86,13 @@ def test_the_specification_names_every_field_and_constant() -> None:
         assert constant in text, constant
     assert str(gate.MAX_REQUEST_HEAD_BYTES) in text
     assert str(gate.MAX_REQUEST_BODY_BYTES) in text
+
+
+@pytest.mark.parametrize("name", ["platforms.md", "reference/cli.md"])
+def test_every_platform_is_described(name: str) -> None:
+    text = page(name)
+    for platform in Platform:
+        assert f"`{platform}`" in text or f"--platform {platform}`" in text, platform
 
 
 def test_the_version_is_the_same_everywhere() -> None:

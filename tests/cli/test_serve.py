@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 
 from blindai import Connection
+from blindai.attestation.attesters import detection
+from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.tsm import TsmAttester
 from blindai.attestation.evidence import TEE
+from blindai.cli import serve
+from fake_machine import FakeMachine
 
 from .conftest import Run
 
@@ -73,8 +78,15 @@ def test_it_says_how_to_check_it(folder: Path) -> None:
     assert "blindai verify https://127.0.0.1:" in text
 
 
-@pytest.mark.parametrize(("platform", "tee"), [("simulated-tdx", TEE.INTEL_TDX), ("simulated-sgx", TEE.INTEL_SGX)])
-def test_both_simulated_platforms(folder: Path, platform: str, tee: TEE) -> None:
+@pytest.mark.parametrize(
+    ("platform", "tee"),
+    [
+        ("simulated-tdx", TEE.INTEL_TDX),
+        ("simulated-sgx", TEE.INTEL_SGX),
+        ("simulated-snp", TEE.AMD_SEV_SNP),
+    ],
+)
+def test_every_simulated_platform(folder: Path, platform: str, tee: TEE) -> None:
     with started(folder, "--json", platform=platform) as process:
         with Connection(announced(process), simulation=True) as client:
             assert client.attestation.claims is not None
@@ -99,6 +111,34 @@ def test_a_port_in_use(program: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ended = program("serve", "--platform", "simulated-tdx", "--port", str(listener.getsockname()[1]))
     assert (ended.code, "configuration.address" in ended.err) == (2, True)
+
+
+def test_without_a_tee_it_says_what_to_do_instead(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "HostFiles", FakeMachine)
+    ended = run("serve", "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "attester.none_found")
+    assert ended.json["error"]["hint"].endswith("blindai serve --platform simulated-tdx")
+
+
+def test_a_platform_that_is_named_but_not_there(program: Run) -> None:
+    ended = program("serve", "--platform", "sgx", "--port", "0", "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "attester.missing")
+    assert "gramine-sgx" in ended.json["error"]["hint"]
+
+
+def test_it_says_why_it_runs_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    attester = TsmAttester(TEE.INTEL_TDX)
+    why = ("not SGX: there is no Gramine", "tdx: the kernel says so")
+    serve._announcer(Platform.TDX, why, attester, as_json=False)("::1", 9443)
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "not SGX: there is no Gramine\ntdx: the kernel says so\nserving at https://[::1]:9443 on tdx"
+    )
+    assert "SIMULATED" not in shown
+    assert "--simulation" not in shown
+    serve._announcer(Platform.TDX, why, attester, as_json=True)("::1", 9443)
+    announced = json.loads(capsys.readouterr().out)
+    assert announced == {"address": "https://[::1]:9443", "platform": "tdx", "why": list(why), "simulated": False}
 
 
 def test_a_configuration_with_an_unknown_key(program: Run, folder: Path) -> None:

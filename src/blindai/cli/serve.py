@@ -53,13 +53,13 @@ def serve(
         from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
 
-        configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)
         why: tuple[str, ...] = ()
         if platform is Platform.AUTO:
             finding = detect()
             platform, why = finding.platform, finding.explanation
         attester = open_attester(platform)
+        configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         run(_serve(attester, settings, host, port, _announcer(platform, why, attester, as_json=as_json)))
 
 
