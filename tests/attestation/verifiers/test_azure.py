@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import struct
 from collections.abc import Callable
@@ -13,20 +12,19 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.attestation.simulation import NOW, anchor, collateral_of, platform, refused
+from tests.attestation import azure
 
-from blindai.attestation.anchors import AMD_ROOTS
+from blindai.attestation.anchors import AMD_ROOTS, VENDOR_ANCHORS
 from blindai.attestation.claims import Claims
-from blindai.attestation.evidence import TEE, AmdEndorsements, AzureReport, Evidence, TpmQuote
+from blindai.attestation.evidence import TEE, AmdEndorsements, AzureReport, Evidence, TpmQuote, committed
 from blindai.attestation.result import Checklist
+from blindai.attestation.simulated.tpm import SimulatedTpm
+from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
 from blindai.attestation.verifiers import verify
 from blindai.errors import AttestationError
 from mutations import Tally, mutations, run
 
-NONCE = bytes(range(32))
 TIME = datetime(2026, 6, 1, tzinfo=UTC)
 REPORT_START, REPORT_SIGNED, REPORT_END = 32, 32 + 0x2A0, 32 + 1184
 
@@ -34,8 +32,8 @@ REPORT_START, REPORT_SIGNED, REPORT_END = 32, 32 + 0x2A0, 32 + 1184
 @cache
 def real(folder: Path) -> Evidence:
     """The vTPM evidence of a real machine, its signature in the form in which a TPM gives it."""
-    azure, amd = folder / "azure", folder / "amd"
-    found = json.loads((azure / "snp_vtpm_evidence.json").read_text())
+    amd = folder / "amd"
+    found = json.loads((folder / "azure" / "snp_vtpm_evidence.json").read_text())
     authority, ark = x509.load_pem_x509_certificates((amd / "ask_ark_milan.pem").read_bytes())
     quote = {key: value for key, value in found["quote"].items() if key != "pcrs"}
     signature = bytes(quote["signature"])
@@ -158,85 +156,58 @@ def test_mutations(vectors: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(tally.accepted for tally in runs) == 0
 
 
-# Azure's TDX, for which there is no real evidence here: a simulated quote below the same paravisor report.
+# Simulated machines: TDX, for which there is no real evidence here, and faults that nobody can order from Azure.
 
 
-@cache
-def ak() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
+def judge_simulated(evidence: Evidence) -> Claims:
+    return verify(evidence, anchors=azure.anchors(), now=azure.NOW, checks=Checklist())
 
 
-def base64url(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8)).rstrip(b"=").decode()
+def refusal_simulated(evidence: Evidence) -> tuple[str, str]:
+    with pytest.raises(AttestationError) as caught:
+        judge_simulated(evidence)
+    return caught.value.step, caught.value.code
 
 
-def td_evidence(*, report_data: bytes | None = None, secure_boot: bool = True) -> Evidence:
-    public = ak().public_key().public_numbers()
-    runtime = json.dumps(
-        {
-            "keys": [{"kid": "HCLAkPub", "kty": "RSA", "e": base64url(public.e), "n": base64url(public.n)}],
-            "vm-configuration": {"console-enabled": False, "secure-boot": secure_boot, "tpm-enabled": True},
-        }
-    ).encode()
-    committed = hashlib.sha256(runtime).digest() + bytes(32)
-    hcl = (
-        struct.pack("<4sIIII12x", b"HCLA", 1, REPORT_END + 20 + len(runtime), 2, 0)
-        + bytes(1184)
-        + struct.pack("<IIIII", 20 + len(runtime), 1, 4, 1, len(runtime))
-        + runtime
-    )
-    inner = platform("tdx-v4", measurements={"mrtd": "1d" * 48}).attest(report_data or committed)
-    quote, tpm = tpm_quote()
-    return Evidence(
-        tee=TEE.AZURE_TDX,
-        quote=quote,
-        tpm=tpm,
-        azure=AzureReport(hcl_report=hcl, td_quote=inner.quote),
-        intel_collateral=collateral_of(inner),
-    )
+@pytest.mark.parametrize("tee", azure.TEES)
+def test_a_simulated_machine(tee: TEE) -> None:
+    claims = judge_simulated(azure.good(tee, secure_boot=False, console=False))
+    assert (claims.tee, claims.simulated) == (tee, True)
+    assert claims.report_data == committed(tee, azure.REPORT_DATA)
+    register = "launch_digest" if tee is TEE.AZURE_SEV_SNP else "mrtd"
+    assert claims.measurements.keys() == {register, *(f"pcr{index}" for index in range(24))}
+    assert claims.measurements["pcr4"] == azure.tpm().pcrs[4].hex()
+    assert (claims.flags["no_secure_boot"], claims.flags["console"]) == (True, False)
+    assert claims.svns["reset_count"] == azure.tpm().resets
+    assert claims.locations[register].of != "quote"
+    assert claims.locations["report_data"].of == "quote"
 
 
-def tpm_quote() -> tuple[bytes, TpmQuote]:
-    pcrs = {4: b"\x04" * 32, 11: b"\x0b" * 32}
-    selection = struct.pack(">IHB3s", 1, 0x000B, 3, bytes([1 << 4, 1 << 3, 0]))
-    digest = hashlib.sha256(pcrs[4] + pcrs[11]).digest()
-    name = b"\x00\x0b" + bytes(32)
-    message = (
-        struct.pack(">IHH", 0xFF544347, 0x8018, len(name))
-        + name
-        + struct.pack(">H", len(NONCE))
-        + NONCE
-        + struct.pack(">QIIBQ", 7, 1, 2, 1, 3)
-        + selection
-        + struct.pack(">H", 32)
-        + digest
-    )
-    signature = ak().sign(message, padding.PKCS1v15(), hashes.SHA256())
-    return message, TpmQuote(signature=struct.pack(">HHH", 0x0014, 0x000B, len(signature)) + signature, pcrs=pcrs)
+@pytest.mark.parametrize("tee", azure.TEES)
+def test_a_processor_that_signed_other_runtime_data(tee: TEE) -> None:
+    evidence = azure.good(tee, other_runtime_data=True)
+    assert refusal_simulated(evidence) == ("quote", "quote.runtime_data")
 
 
-def test_tdx() -> None:
-    claims = verify(td_evidence(secure_boot=False), anchors=(anchor(),), now=NOW, checks=Checklist())
-    assert (claims.tee, claims.report_data, claims.simulated) == (TEE.AZURE_TDX, NONCE, True)
-    assert claims.measurements == {"mrtd": "1d" * 48, "pcr4": "04" * 32, "pcr11": "0b" * 32}
-    assert claims.tcb_status == "UpToDate"
-    assert claims.flags["no_secure_boot"]
-    assert claims.svns["reset_count"] == 1
-    assert {place.of for name, place in claims.locations.items() if name == "mrtd"} <= {"azure.td_quote"}
+def test_a_report_that_the_guest_asked_for() -> None:
+    evidence = azure.good(TEE.AZURE_SEV_SNP, vmpl=2)
+    assert refusal_simulated(evidence) == ("platform", "platform.vmpl")
 
 
 def test_tdx_without_the_quote_of_the_trust_domain() -> None:
-    evidence = td_evidence()
-    error = refused(replaced(evidence, "azure", td_quote=None))
-    assert (error.step, error.code) == ("endorsements", "endorsements.missing")
+    evidence = replaced(azure.good(TEE.AZURE_TDX), "azure", td_quote=None)
+    assert refusal_simulated(evidence) == ("endorsements", "endorsements.missing")
 
 
-def test_tdx_with_the_quote_of_another_trust_domain() -> None:
-    error = refused(td_evidence(report_data=bytes(64)))
-    assert (error.step, error.code) == ("quote", "quote.runtime_data")
+def test_another_key_of_the_virtual_tpm() -> None:
+    other = SimulatedTpm(SimulatedTpmRoot.generate(), ak="rsa", clock=lambda: azure.NOW)
+    quote, tpm = other.quote(committed(TEE.AZURE_TDX, azure.REPORT_DATA), range(24))
+    evidence = msgspec.structs.replace(azure.good(TEE.AZURE_TDX), quote=quote, tpm=tpm)
+    assert refusal_simulated(evidence) == ("quote", "quote.signature")
 
 
-def test_a_simulated_platform_is_nothing_to_the_real_roots() -> None:
+@pytest.mark.parametrize("tee", azure.TEES)
+def test_a_simulated_machine_is_nothing_to_the_real_roots(tee: TEE) -> None:
     with pytest.raises(AttestationError) as caught:
-        verify(td_evidence(), anchors=AMD_ROOTS, now=NOW, checks=Checklist())
+        verify(azure.good(tee), anchors=VENDOR_ANCHORS[tee], now=azure.NOW, checks=Checklist())
     assert caught.value.step == "endorsements"
