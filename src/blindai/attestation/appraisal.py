@@ -7,10 +7,12 @@ The steps are those of `result.STEPS`, in that order:
     binding                         report_data is what this connection requires, and nothing relied on has run out
     platform, debug, tcb            kind of TEE, simulation, processor; attributes; firmware and microcode
     code, hardware, config          registers and configuration against the policy's reference values
+    devices                         GPUs and switches: genuine, fresh, all there, as the policy lists them
 
-The steps from `binding` on are those of `requirements`. All of them are made even if one fails, so that the result
-shows the whole picture; the first failure is what is raised. Left to the caller: that the keyset in the statement names
-the key of this connection, and to ask `AttestationResult.require_valid` before every request.
+The steps from `binding` on are those of `requirements` and `device_requirements`. All of them are made even if one
+fails, so that the result shows the whole picture; the first failure is what is raised. Left to the caller: that the
+keyset in the statement names the key of this connection, and to ask `AttestationResult.require_valid` before every
+request.
 
 docs/reference/codes.md lists every code.
 """
@@ -21,7 +23,8 @@ import re
 from datetime import datetime
 from typing import NoReturn
 
-from blindai.attestation.claims import Claims
+from blindai.attestation.claims import Claims, DeviceClaims
+from blindai.attestation.device_requirements import appraise_devices
 from blindai.attestation.evidence import Activation, Evidence
 from blindai.attestation.policy import Policy
 from blindai.attestation.requirements import Binding, Requirements, utc
@@ -47,6 +50,7 @@ def appraise(
     keyset_digest: str = "",
     checks: Checklist | None = None,
     activation: Activation | None = None,
+    device_nonce: bytes | None = None,
 ) -> AttestationResult:
     """Verify `evidence` and hold it against `policy`. Pure: no clock, no network, no file.
 
@@ -60,10 +64,11 @@ def appraise(
         keyset_digest: noted in the result, so that later connections can resume on it.
         checks: what was checked before, to which the steps are added.
         activation: of the attestation key, where the TEE is a TPM.
+        device_nonce: what GPUs and switches must have signed; without it, evidence that has any is refused.
 
     Returns:
         An affirming result, valid for this connection until `expires_at`: the earliest end of the collateral, the
-        certificates, the keyset and the policy's grace.
+        certificates (those of devices too), the keyset and the policy's grace.
 
     Raises:
         AttestationError: the first check that failed, with the whole contraindicated result in `.result`.
@@ -71,6 +76,8 @@ def appraise(
     checks = Checklist() if checks is None else checks
     if not checks.checks:
         checks.skip("channel", got="no connection: appraised on its own")
+
+    devices: tuple[DeviceClaims, ...] = ()
 
     def refuse(error: AttestationError, claims: Claims | None) -> NoReturn:
         error.expected, error.got = abbreviated(error.expected), abbreviated(error.got)
@@ -82,6 +89,7 @@ def appraise(
             mode=Mode.FRESH,
             policy_digest=policy.digest,
             claims=claims,
+            devices=devices,
             code=error.code,
             step=error.step,
             keyset_digest=keyset_digest,
@@ -106,7 +114,9 @@ def appraise(
                 require(check)
         except AttestationError as error:
             refusals.append(error)
-    checks.skip_rest("nothing is required of devices")
+    devices = appraise_devices(
+        evidence.devices, policy=policy, nonce=device_nonce, now=now, checks=checks, refusals=refusals
+    )
     if refusals:
         refuse(refusals[0], claims)
     return AttestationResult(
@@ -115,7 +125,8 @@ def appraise(
         mode=Mode.FRESH,
         policy_digest=policy.digest,
         claims=claims,
-        expires_at=min(requirements.ends()),
+        devices=devices,
+        expires_at=min([*requirements.ends(), *(device.not_after for device in devices)]),
         keyset_digest=keyset_digest,
     )
 

@@ -54,6 +54,8 @@ def _lines(policy: Policy) -> Iterator[str]:
         yield "[tpm]"
         yield f"roots = {_list(policy.tpm.roots)}"
         yield ""
+    if policy.gpus is not None:
+        yield from policy.gpus.to_toml()
     yield "# Properties of the processor and the TEE that are tolerated; any other is refused."
     yield "[attributes]"
     yield f"allowed = {_list(policy.allowed_attributes)}"

@@ -16,6 +16,7 @@ from blindai.attestation.amd_policy import AmdPolicy
 from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT, VENDOR_ANCHORS, VENDORS, Anchor, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
+from blindai.attestation.gpu_policy import GpuPolicy
 from blindai.attestation.manifest import (
     MAX_MANIFEST_BYTES,
     Origin,
@@ -52,7 +53,7 @@ _HARDWARE_ROOTS = frozenset(
 )
 _KEYS = (
     "version", "accepted_tees", "allow_debug", "allow_simulated", "simulated_roots",
-    "code", "hardware", "tcb", "amd", "tpm", "attributes", "chips", "config", "resume",
+    "code", "hardware", "tcb", "amd", "tpm", "attributes", "chips", "gpus", "config", "resume",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ class Policy:
         tcb: required firmware and microcode of Intel's platforms.
         amd: required processors and firmware of AMD's.
         tpm: the TPMs whose keys are believed.
+        gpus: required GPUs and switches; None accepts no evidence that has any.
         allowed_attributes: the names in `claims.FLAGS` that may be raised.
         chips: allowed processors by `Claims.chip_id`; empty allows all.
         config_digests: allowed digests of the enclave's measured configuration; empty allows all.
@@ -87,6 +89,7 @@ class Policy:
     tcb: TcbPolicy = field(default_factory=TcbPolicy)
     amd: AmdPolicy = field(default_factory=AmdPolicy)
     tpm: TpmPolicy = field(default_factory=TpmPolicy)
+    gpus: GpuPolicy | None = None
     allowed_attributes: tuple[str, ...] = DEFAULT_ATTRIBUTES
     chips: tuple[str, ...] = ()
     config_digests: tuple[str, ...] = ()
@@ -212,6 +215,8 @@ class Policy:
         anchors = [anchor for tee in self.accepted_tees for anchor in VENDOR_ANCHORS[tee]]
         if TEE.TPM in self.accepted_tees:
             anchors += self.tpm.anchors()
+        if self.gpus is not None:
+            anchors.append(NVIDIA_DEVICE_ROOT)
         if self.allow_simulated:
             anchors += [
                 Anchor(f"SIMULATED {vendor} root", vendor, root, simulated=True)
@@ -245,6 +250,8 @@ class Policy:
         yield partial(self.tcb.require_valid, self.origin)
         yield partial(self.amd.require_valid, self.origin)
         yield partial(self.tpm.require_valid, self.origin)
+        if self.gpus is not None:
+            yield partial(self.gpus.require_valid, self.origin)
         yield partial(
             require_known, self.allowed_attributes, FLAGS, "attribute", self.origin, ("attributes", "allowed")
         )
@@ -341,6 +348,7 @@ _SETTINGS: dict[str, Callable[[Table], Any]] = {
     "tcb": TcbPolicy.read,
     "amd": AmdPolicy.read,
     "tpm": TpmPolicy.read,
+    "gpus": GpuPolicy.read,
     "allowed_attributes": lambda manifest: manifest.section("attributes", ["allowed"]).texts(
         "allowed", DEFAULT_ATTRIBUTES
     ),

@@ -7,11 +7,12 @@ takes a field of it from its peer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
 
+from blindai.attestation.evidence import DeviceEvidence
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged, tagged_sha256
 
@@ -20,6 +21,7 @@ STATEMENT_DOMAIN = "blindai/statement/v1"
 RESUME_DOMAIN = "blindai/resume/v1"
 CONFIG_DOMAIN = "blindai/config/v1"
 DEVICES_DOMAIN = "blindai/devices/v1"
+DEVICE_NONCE_PREFIX = b"gpu"
 
 # RFC 8446, section 7.5, with the relying party's nonce as the exporter's context.
 EXPORTER_LABEL = b"EXPORTER-BlindAI-v1"
@@ -81,5 +83,28 @@ def config_digest(config: Mapping[str, Canonical]) -> str:
     return tagged_sha256(CONFIG_DOMAIN, config)
 
 
+def device_nonce(nonce: bytes, spki_sha256: bytes) -> bytes:
+    """What the devices beside the processor sign for one gate, 32 bytes.
+
+    Args:
+        nonce: the relying party's, 32 bytes.
+        spki_sha256: of the TLS key of the attested party, 32 bytes.
+    """
+    return hashlib.sha256(DEVICE_NONCE_PREFIX + nonce + spki_sha256).digest()
+
+
+def devices_digest(devices: Sequence[DeviceEvidence]) -> str:
+    """Digest of the evidence of all devices as it is sent, in this order; in hex."""
+    entries = [
+        {
+            "kind": str(device.kind),
+            "report": hashlib.sha256(device.report).hexdigest(),
+            "certificates": hashlib.sha256(device.certificates.encode()).hexdigest(),
+        }
+        for device in devices
+    ]
+    return tagged_sha256(DEVICES_DOMAIN, {"devices": entries})
+
+
 # The digest for an enclave that attests no devices beside its CPU.
-NO_DEVICES = tagged_sha256(DEVICES_DOMAIN, {"devices": []})
+NO_DEVICES = devices_digest(())

@@ -94,7 +94,7 @@ def certified_fwid(leaf: x509.Certificate) -> bytes:
     """
     for extension in leaf.extensions:
         if extension.oid == FWID_EXTENSION:
-            value = extension.value.public_bytes()
+            value: bytes = extension.value.public_bytes()
             if value[-FWID_BYTES - len(FWID_PREFIX) : -FWID_BYTES] == FWID_PREFIX:
                 return value[-FWID_BYTES:]
     raise _refusal(
