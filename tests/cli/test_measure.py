@@ -142,3 +142,22 @@ def test_merging_into_another_file_leaves_the_first(run: Run, files: Path) -> No
     run("measure", "sgx", "--sigstruct", "enclave.sig", "--merge", "manifest.toml", "-o", "new.toml")
     assert (files / "manifest.toml").read_bytes() == before
     assert len(Policy.load(files / "new.toml").code) == 3
+
+
+def test_nothing_is_overwritten(run: Run, files: Path) -> None:
+    for output in ("amd.fd", "no/such/folder.toml"):
+        ended = run(*SNP, "-o", output, "--json")
+        assert (ended.code, ended.json["error"]["code"]) == (ExitCode.USAGE, "configuration.output")
+    assert (files / "amd.fd").read_bytes() == snp_firmware()
+
+
+def test_a_manifest_that_cannot_be_replaced(run: Run, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*SNP, "-o", "manifest.toml")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    ended = run("measure", "sgx", "--sigstruct", "enclave.sig", "--merge", "manifest.toml", "--json")
+    assert ended.json["error"]["code"] == "configuration.output"
+    assert [path.name for path in files.iterdir() if path.name.startswith(".")] == []

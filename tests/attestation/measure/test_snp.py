@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artefacts import SEV_METADATA, SNP_SECTIONS, image_with, snp_firmware, tdx_firmware
+from artefacts import SEV_ES_RESET_BLOCK, SEV_METADATA, SNP_SECTIONS, image_with, snp_firmware, tdx_firmware
 from blindai.attestation.measure.snp import Boot, Hypervisor, LaunchDigest, launch_digests, require_snp_firmware
 from blindai.errors import ConfigurationError
 
@@ -119,6 +119,11 @@ def test_a_file_that_is_not_there(firmware: Path, boot: Boot, missing: str) -> N
 MEMORY = SNP_SECTIONS[0]
 
 
+def distant(distance: int) -> bytes:
+    """Firmware whose table says that the SEV metadata begin `distance` bytes before its end."""
+    return image_with([(SEV_METADATA, struct.pack("<I", distance)), (SEV_ES_RESET_BLOCK, bytes(4))])
+
+
 @pytest.mark.parametrize(
     ("image", "kernel_hashes", "code"),
     [
@@ -135,6 +140,7 @@ MEMORY = SNP_SECTIONS[0]
         (snp_firmware(hash_table=0x810FF0), True, "measure.metadata"),
         (snp_firmware()[:-4096], False, "measure.firmware"),
         (b"firmware", False, "measure.firmware"),
+        (distant(15), False, "measure.firmware"),
     ],
 )
 def test_firmware_that_launches_no_guest(image: bytes, kernel_hashes: bool, code: str) -> None:
