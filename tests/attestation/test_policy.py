@@ -26,9 +26,11 @@ from blindai.attestation.tcb_policy import (
     TcbPolicy,
 )
 from blindai.attestation.tpm_policy import TpmPolicy
+from blindai.attestation.verifiers.amd_product import PRODUCTS
 from blindai.errors import ConfigurationError
 
 MRTD, RTMR0, RTMR1, RTMR2, RTMR3 = ("11" * 48, "a0" * 48, "a1" * 48, "a2" * 48, "a3" * 48)
+MAKER = "77" * 32
 MRENCLAVE, MRSIGNER, ROOT, CHIP, CONFIG = ("22" * 32, "33" * 32, "44" * 32, "55" * 16, "66" * 32)
 
 MANIFEST = f"""\
@@ -77,6 +79,16 @@ allowed = ["{CHIP}"]
 
 [config]
 digests = ["{CONFIG}"]
+
+[amd]
+products = ["Milan", "Turin"]
+keys = ["vcek"]
+require_crl = false
+minimum_tcb.Milan = {{ boot_loader = 3, microcode = 209 }}
+minimum_tcb.Turin = {{ fmc = 1 }}
+
+[tpm]
+roots = ["{MAKER.upper()}"]
 
 [resume]
 max_age_seconds = 60
@@ -140,6 +152,13 @@ def test_every_setting_is_read() -> None:
             minimum_evaluation_data_number=17,
             denied_advisories=("INTEL-SA-00615",),
         ),
+        amd=AmdPolicy(
+            products=("Milan", "Turin"),
+            keys=("vcek",),
+            require_crl=False,
+            minimum_tcb={"Milan": {"boot_loader": 3, "microcode": 209}, "Turin": {"fmc": 1}},
+        ),
+        tpm=TpmPolicy(roots=(MAKER,)),
         allowed_attributes=("smt",),
         chips=(CHIP,),
         config_digests=(CONFIG,),
@@ -280,6 +299,22 @@ WRONG: list[tuple[str, str, str, str, str, str]] = [
     ("name with a control character", '"td 1.0"', '"td\\u001b[2J"', "name", "name =", "printable"),
     ("name with a space at its end", '"td 1.0"', '"td "', "name", "name =", "space at either end"),
     ("no TEE", '["intel-tdx", "intel-sgx"]', "[]", "missing_key", "accepted_tees", "name at least one"),
+    ("unknown product line", '"Milan", "Turin"', '"Milan", "Naples"', "unknown_value", "products", "unknown product"),
+    ("no product line", '["Milan", "Turin"]', "[]", "missing_key", "products", "no processor of AMD"),
+    ("unknown kind of key", '"vcek"', '"vcak"', "unknown_value", "keys", "did you mean 'vcek'?"),
+    ("no kind of key", '["vcek"]', "[]", "missing_key", "keys =", "no processor of AMD"),
+    ("list as word", "require_crl = false", 'require_crl = "no"', "type", "require_crl", "true or false"),
+    ("unknown key of AMD", "require_crl", "require_crls", "unknown_key", "require_crls", "'require_crl'"),
+    ("floor of an unknown line", "minimum_tcb.Milan", "minimum_tcb.Rome", "unknown_key", "Rome", "minimum_tcb"),
+    ("floor of no part", "{ fmc", "{ fcm", "unknown_key", "fcm", "did you mean 'fmc'?"),
+    ("part of another line", "{ boot_loader", "{ fmc = 1, boot_loader", "unknown_key", "minimum_tcb.Milan", "'fmc'"),
+    ("floor of a line not accepted", ', "Turin"]', "]", "unknown_value", "minimum_tcb.Turin", "not among 'products'"),
+    ("floor out of range", "= 209", "= 256", "range", "209".replace("209", "256"), "from 0 to 255"),
+    ("floor as text", "= 209", '= "209"', "type", '"209"', "must be an integer"),
+    ("maker's root too short", MAKER, MAKER[1:], "length", "roots = ", "64 (32 bytes)"),
+    ("maker's root not hex", MAKER, "-" * 64, "hex", "roots = ", "it contains '-'"),
+    ("maker's root that is simulated", MAKER, ROOT, "simulated_root", "intel =", "real hardware"),
+    ("unknown key of TPMs", 'roots = ["', 'root = ["', "unknown_key", "root = [", "'roots'"),
     ("syntax", "[tcb]", "[tcb", "syntax", "", "not valid TOML"),
 ]
 
@@ -293,7 +328,7 @@ def test_a_wrong_manifest_is_refused_at_its_line(old: str, new: str, code: str, 
     refused(text, code, line=line_of(mark, text) + int(offset or 0) if mark else None, says=says)
 
 
-@pytest.mark.parametrize("key", ["tcb", "attributes", "chips", "config", "resume"])
+@pytest.mark.parametrize("key", ["tcb", "amd", "tpm", "attributes", "chips", "config", "resume", "simulated_roots"])
 def test_a_value_in_place_of_a_table(key: str) -> None:
     refused(f"{key} = 3\n{SMALLEST}", "type", line=1, says="must be a table")
 
@@ -498,6 +533,61 @@ def test_the_policy_of_simulation_needs_measurements() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Policy.simulated({Vendor.INTEL: ROOT}, {"mrtd": MRTD})
     assert caught.value.code == "policy.no_code"
+
+
+TPM_MANIFEST = f"""\
+version = 1
+accepted_tees = ["tpm"]
+[[code]]
+name = "machine"
+tee = "tpm"
+pcr4 = "{MAKER}"
+"""
+
+
+def test_a_tpm_without_a_maker_that_is_believed() -> None:
+    refused(TPM_MANIFEST, "missing_key", says="no maker of TPMs")
+    refused(TPM_MANIFEST + f'[simulated_roots]\ntpm = "{ROOT}"\n', "missing_key", says="no maker of TPMs")
+    refused(TPM_MANIFEST + "[tpm]\nroots = []\n", "missing_key", line=8)
+
+
+def test_the_makers_of_tpms_are_trust_anchors() -> None:
+    (anchor,) = Policy.parse(TPM_MANIFEST + f'[tpm]\nroots = ["{MAKER}"]\n', "m").anchors()
+    assert (anchor.vendor, anchor.spki_sha256, anchor.simulated) == (Vendor.TPM, MAKER, False)
+    assert anchor.name == "TPM root 77777777"
+
+
+def test_a_simulated_tpm_needs_no_maker() -> None:
+    text = edited("version = 1", "version = 1\nallow_simulated = true", TPM_MANIFEST)
+    (anchor,) = Policy.parse(text + f'[simulated_roots]\ntpm = "{ROOT}"\n', "m").anchors()
+    assert (anchor.vendor, anchor.spki_sha256, anchor.simulated) == (Vendor.TPM, ROOT, True)
+
+
+def test_makers_of_tpms_are_no_anchors_where_no_tpm_is_accepted() -> None:
+    assert Vendor.TPM not in {anchor.vendor for anchor in Policy.parse(MANIFEST, "m").anchors()}
+
+
+def test_the_parts_of_amds_firmware_are_those_that_the_verifier_reads() -> None:
+    assert {name: set(parts) for name, parts in PRODUCT_PARTS.items()} == {
+        product.name: set(product.tcb) for product in PRODUCTS.values()
+    }
+
+
+def test_all_that_is_wrong_is_noted() -> None:
+    text = edited('"UpToDate"', '"Uptodate"', edited('["vcek"]', '["vcak"]', edited(RTMR2, "00")))
+    problems: list[ConfigurationError] = []
+    with pytest.raises(ConfigurationError) as caught:
+        Policy.parse(text, "m", problems=problems)
+    assert [problem.code for problem in problems] == ["policy.length", "policy.unknown_value", "policy.unknown_value"]
+    assert caught.value is problems[0]
+
+
+def test_values_of_wrong_types_are_noted_before_wrong_values() -> None:
+    text = edited("grace_days = 30", 'grace_days = "30"', edited('["vcek"]', "3", edited(RTMR2, "00")))
+    problems: list[ConfigurationError] = []
+    with pytest.raises(ConfigurationError):
+        Policy.parse("unknown = 1\n" + text, "m", problems=problems)
+    assert [problem.code for problem in problems] == ["policy.type", "policy.type", "policy.unknown_key"]
 
 
 def test_a_root_alone_does_not_allow_simulation() -> None:
