@@ -74,7 +74,7 @@ def appraise_devices(
 def _required(gpus: GpuPolicy | None) -> str:
     if gpus is None:
         return "no devices"
-    count = f"{gpus.count}" if gpus.count else f"at least {gpus.minimum}"
+    count = f"{gpus.count}" if gpus.count is not None else f"at least {gpus.minimum}"
     return f"{count} GPUs, {gpus.switches} switches"
 
 
@@ -91,16 +91,13 @@ def _require_count(devices: Sequence[DeviceEvidence], policy: Policy, check: Ope
             got=check.got,
             likely="the manifest has no section [gpus]",
         )
+    least = gpus.minimum or 0 if gpus.count is None else gpus.count
+    most = MAX_DEVICES if gpus.count is None else gpus.count
     for missing, extra, noun, key in (
-        (
-            count < (gpus.count or gpus.minimum),
-            bool(gpus.count) and count > gpus.count,
-            "GPUs",
-            "count" if gpus.count else "minimum",
-        ),
+        (count < least, count > most, "GPUs", "minimum" if gpus.count is None else "count"),
         (switches < gpus.switches, switches > gpus.switches, "switches", "switches"),
     ):
-        if missing or extra or len(devices) > MAX_DEVICES:
+        if missing or extra:
             raise AttestationError(
                 f"there are fewer {noun} than required" if missing else f"there are more {noun} than accepted",
                 code="devices.missing" if missing else "devices.extra",

@@ -74,8 +74,8 @@ class GpuPolicy:
     """What is required of the GPUs and switches beside the processor.
 
     Attributes:
-        count: how many GPUs there must be, no more and no less; 0 leaves it to `minimum`.
-        minimum: how many GPUs there must be at least, where `count` is 0.
+        count: how many GPUs there must be, no more and no less; None leaves it to `minimum`.
+        minimum: how many GPUs there must be at least, where `count` is None; 0 takes any number, and none.
         switches: how many NVSwitches there must be, no more and no less.
         architectures: of GPUs, that are accepted.
         drivers: versions of the driver that are accepted; empty accepts all.
@@ -84,8 +84,8 @@ class GpuPolicy:
         golden: measurements per release. Where there are any, each device must match one; without, none is compared.
     """
 
-    count: int = 0
-    minimum: int = 0
+    count: int | None = None
+    minimum: int | None = None
     switches: int = 0
     architectures: tuple[str, ...] = GPU_ARCHITECTURES
     drivers: tuple[str, ...] = ()
@@ -104,8 +104,8 @@ class GpuPolicy:
             return None
         table = manifest.section("gpus", cls.__dataclass_fields__)
         return cls(
-            count=table.get("count", int, 0),
-            minimum=table.get("minimum", int, 0),
+            count=table.get("count", int) if "count" in table else None,
+            minimum=table.get("minimum", int) if "minimum" in table else None,
             switches=table.get("switches", int, 0),
             architectures=table.texts("architectures", cls.architectures),
             drivers=table.texts("drivers", ()),
@@ -122,10 +122,11 @@ class GpuPolicy:
                 `policy.gpus`.
         """
         for key, number in (("count", self.count), ("minimum", self.minimum), ("switches", self.switches)):
-            require_range(number, MAX_DEVICES, key, origin, ("gpus", key))
-        if bool(self.count) == bool(self.minimum):
+            if number is not None:
+                require_range(number, MAX_DEVICES, key, origin, ("gpus", key))
+        if (self.count is None) is (self.minimum is None):
             message = "[gpus] needs either 'count', the number of GPUs, or 'minimum', the least of them"
-            raise origin.error(("gpus", "minimum" if self.minimum else "count"), "gpus", message)
+            raise origin.error(("gpus", "count" if self.minimum is None else "minimum"), "gpus", message)
         if not self.architectures:
             message = "'architectures' is empty, so that no GPU could be accepted"
             raise origin.error(("gpus", "architectures"), "missing_key", message)
@@ -142,7 +143,7 @@ class GpuPolicy:
         yield "# The GPUs and switches beside the processor. Their freshness is proven, not that they share its box."
         yield "[gpus]"
         for key in ("count", "minimum", "switches"):
-            if number := getattr(self, key):
+            if (number := getattr(self, key)) is not None:
                 yield f"{key} = {number}"
         for key in ("architectures", "drivers", "vbios", "modes"):
             yield f"{key} = {_list(getattr(self, key))}"

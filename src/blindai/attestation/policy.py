@@ -195,6 +195,7 @@ class Policy:
         return cls(
             accepted_tees=tuple(tees),
             code=tuple(CodeReference.of(f"{name} ({tee})", tee, measurements) for tee in tees),
+            gpus=GpuPolicy(minimum=0) if Vendor.NVIDIA in roots else None,
             allow_simulated=True,
             simulated_roots=dict(roots),
             origin=Origin(source="simulation=True"),

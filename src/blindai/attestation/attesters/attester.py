@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from blindai.attestation.evidence import TEE, Evidence, TpmIdentity
+from blindai.attestation.evidence import TEE, DeviceEvidence, Evidence, TpmIdentity
 
 
 class Attester(Protocol):
@@ -49,4 +49,22 @@ class ActivatingAttester(Attester, Protocol):
 
         Raises:
             ValueError: it was made for another TPM or key, or changed on the way.
+        """
+
+
+class DeviceAttester(Protocol):
+    """Makes evidence about the GPUs and switches beside the processor; `simulated` and `quick` as in `Attester`."""
+
+    @property
+    def simulated(self) -> bool: ...
+
+    @property
+    def quick(self) -> bool: ...
+
+    def attest(self, nonce: bytes) -> tuple[DeviceEvidence, ...]:
+        """Have `nonce`, exactly 32 bytes, signed by every device, always in the same order.
+
+        Raises:
+            ValueError: `nonce` is not 32 bytes.
+            Unavailable: `attester.failed`; a device did not answer.
         """

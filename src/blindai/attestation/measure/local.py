@@ -8,6 +8,7 @@ from blindai.attestation.anchors import Vendor
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
+from blindai.attestation.simulated.nvidia import SimulatedNvidiaRoot
 from blindai.attestation.simulated.root import SimulatedRoot
 
 
@@ -28,4 +29,7 @@ def local_policy(directory: Path | None = None) -> Policy:
     amd = SimulatedAmdRoot.load(directory)
     if amd is not None:
         roots[Vendor.AMD] = amd.anchor.spki_sha256
+    gpus = SimulatedNvidiaRoot.load(directory)
+    if gpus is not None:
+        roots[Vendor.NVIDIA] = gpus.anchor.spki_sha256
     return Policy.simulated(roots, measure_package(), name=f"blindai {blindai.__version__}")
