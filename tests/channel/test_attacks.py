@@ -21,7 +21,7 @@ from OpenSSL import SSL
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.result import Mode
 from blindai.channel.end import AttestedEnd, Identity
-from blindai.channel.gate import GATE_PATH, encoder, fresh_decoder
+from blindai.channel.gate import GATE_PATH, GateRequest, encoder, fresh_decoder
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.statement import Role, Statement
 from blindai.channel.tls import TLSPipe, client_context
@@ -353,8 +353,8 @@ class Liar(AttestedEnd):
         true = super()._statement(nonce, pipe, identity)
         return msgspec.structs.replace(true, role=self._role, spki_sha256=self._live_spki)
 
-    def _fresh_answer(self, statement: Statement, identity: Identity) -> bytes:
-        answer = super()._fresh_answer(statement, identity)
+    def _fresh_answer(self, request: GateRequest, statement: Statement, identity: Identity) -> bytes:
+        answer = super()._fresh_answer(request, statement, identity)
         if self._shown_config is not None:
             answer = changed(answer, config=self._shown_config)
         if self._shown_not_after is not None:

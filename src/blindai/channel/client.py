@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from blindai.attestation.result import AttestationResult, Checklist, Mode
 from blindai.channel import gate
+from blindai.channel.activation import Challenge
 from blindai.channel.binding import unbound
 from blindai.channel.flow import READ, Flow
 from blindai.channel.http1 import Answer, AnswerReader, MalformedAnswer, request_head
@@ -213,6 +214,12 @@ class AttestedChannel:
     def _fresh_gate(self) -> Flow[AttestationResult]:
         nonce = os.urandom(NONCE_LENGTH)
         answer = yield from self._ask(gate.GateRequest(v=VERSION, mode=Mode.FRESH, nonce=nonce.hex()))
+        challenge = self._challenge(answer)
+        if challenge is not None:
+            nonce = os.urandom(NONCE_LENGTH)
+            answer = yield from self._ask(
+                gate.GateRequest(v=VERSION, mode=Mode.FRESH, nonce=nonce.hex(), credential=challenge.credential)
+            )
         if answer.status != 200:
             raise self._not_attested(_problem(answer))
         try:
@@ -231,6 +238,7 @@ class AttestedChannel:
             keyset=fresh.keyset,
             config=fresh.config,
             evidence=fresh.evidence,
+            activation=None if challenge is None else challenge.answered(fresh.activated or b""),
         )
         checks = Checklist()
         with checks.check("channel", expected="TLS 1.3") as opened:
@@ -238,6 +246,16 @@ class AttestedChannel:
         result = self.transcript.appraise(self._party.policy, now=now, checks=checks)
         self._party.remember(fresh.keyset, config, result)
         return result
+
+    def _challenge(self, answer: Answer) -> Challenge | None:
+        """A credential for the TPM that the peer names as its own; None where it did not ask for one."""
+        if answer.status != 409:
+            return None
+        try:
+            required = gate.activation_required_decoder.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return Challenge.of(required.identity) if required.code == gate.ACTIVATION_REQUIRED else None
 
     def _resumed_gate(self, kept: RememberedKeyset) -> Flow[AttestationResult | None]:
         """None when the enclave has other keys now: then only a fresh gate will do."""

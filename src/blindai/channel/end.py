@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from blindai.attestation.attesters.attester import Attester
+from blindai.attestation.attesters.attester import ActivatingAttester, Attester
+from blindai.attestation.evidence import TpmIdentity
 from blindai.attestation.result import Mode
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
@@ -33,17 +34,25 @@ _log = structlog.get_logger("blindai.channel")
 
 
 class GateRefusal(Exception):
-    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again."""
+    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again.
 
-    def __init__(self, status: int, code: str, message: str, *, fatal: bool = True) -> None:
+    With an `identity`, it may ask with a credential for it.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, fatal: bool = True, identity: TpmIdentity | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.fatal = fatal
+        self.identity = identity
 
     @property
     def body(self) -> bytes:
+        if self.identity is not None:
+            return gate.encoder.encode(gate.ActivationRequired(self.message, self.code, self.identity))
         return gate.encoder.encode(ProblemBody(error=self.message, code=self.code))
 
 
@@ -69,6 +78,7 @@ class AttestedEnd:
             BlindAIError: the attester failed.
         """
         self._attester = attester
+        self._activating = attester if isinstance(attester, ActivatingAttester) else None
         self._config = dict(config)
         self._config_digest = config_digest(config)
         self._clock = clock
@@ -111,10 +121,11 @@ class AttestedEnd:
             signature = identity.keyset.prove(statement.resume_message)
             return gate.encoder.encode(gate.ResumedAnswer(v=VERSION, mode=Mode.RESUMED, signature=signature.hex()))
         if self._attester.quick:
-            return self._fresh_answer(statement, identity)
-        return asyncio.get_running_loop().run_in_executor(None, self._fresh_answer, statement, identity)
+            return self._fresh_answer(request, statement, identity)
+        return asyncio.get_running_loop().run_in_executor(None, self._fresh_answer, request, statement, identity)
 
-    def _fresh_answer(self, statement: Statement, identity: Identity) -> bytes:
+    def _fresh_answer(self, request: gate.GateRequest, statement: Statement, identity: Identity) -> bytes:
+        activated = self._activated(request.credential)
         evidence = self._attester.attest(statement.report_data)
         return gate.encoder.encode(
             gate.FreshAnswer(
@@ -124,8 +135,32 @@ class AttestedEnd:
                 config=self._config,
                 statement=statement,
                 evidence=msgspec.Raw(evidence.encode()),
+                activated=activated,
             )
         )
+
+    def _activated(self, credential: gate.GateCredential | None) -> bytes | None:
+        """What the credential holds.
+
+        Whoever connects has one credential opened, and only if it was made for the key that signs our own evidence:
+        the TPM sees to that. So nothing is given away that was meant for another program on this machine.
+        """
+        if self._activating is None:
+            if credential is not None:
+                raise GateRefusal(400, "gate.credential", "this enclave has no TPM that opens credentials")
+            return None
+        if credential is None:
+            raise GateRefusal(
+                409,
+                gate.ACTIVATION_REQUIRED,
+                "this enclave attests with a TPM: ask again with a credential for its identity",
+                fatal=False,
+                identity=self._activating.identity(),
+            )
+        try:
+            return self._activating.activate(credential.blob, credential.encrypted_secret)
+        except ValueError as error:
+            raise GateRefusal(400, "gate.credential", "the credential is not for this TPM and its key") from error
 
     def _statement(self, nonce: bytes, pipe: TLSPipe, identity: Identity) -> Statement:
         return Statement(

@@ -17,11 +17,13 @@ from blindai.channel.tls import TLSFailure, TLSPipe
 from blindai.errors import BlindAIError
 from blindai.wire.problems import ProblemBody
 
-# From the first byte to the open gate: two round trips and one quote. A TDX quote takes tens of milliseconds.
+# From the first byte to the open gate: two to four round trips and one quote. A TDX quote takes tens of milliseconds, a
+# credential and a quote of a TPM on a chip of its own one second.
 GATE_SECONDS = 10.0
 
-# One fresh gate after a refused resumed one, and one to spare.
-MAX_GATE_REQUESTS = 3
+# A refused resumed gate, a fresh one that is told to bring a credential, the same with it, and one to spare. A refused
+# credential ends the connection, an accepted one opens the gate: no connection has two of them opened.
+MAX_GATE_REQUESTS = 4
 
 # What is queued when a connection ends still goes out; a peer that takes nothing of it for this long is cut. So is one
 # that has been refused and goes on sending.
