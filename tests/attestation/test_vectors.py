@@ -219,9 +219,9 @@ def hopper2(folder: Path) -> None:
 
 # 2 and 4: no FWID; 3: issuer mismatch.
 HOPPER2_REFUSALS = {
-    2: ("endorsements", "endorsements.role"),
-    3: ("endorsements", "endorsements.chain"),
-    4: ("endorsements", "endorsements.role"),
+    2: ("devices", "devices.fwid_missing"),
+    3: ("devices", "devices.chain"),
+    4: ("devices", "devices.fwid_missing"),
 }
 
 # First cell of a row, and what it expects, in the README's words.

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
 from typing import Any
 
 from blindai.attestation.appraisal import NOT_REACHED
-from blindai.attestation.claims import Claims
-from blindai.attestation.evidence import TEE, Evidence, committed
+from blindai.attestation.claims import Claims, DeviceClaims
+from blindai.attestation.device_requirements import appraise_devices
+from blindai.attestation.evidence import TEE, DeviceEvidence, DeviceKind, Evidence, committed
 from blindai.attestation.requirements import Requirements
 from blindai.attestation.result import STEPS, AttestationResult, Checklist, Mode, OpenCheck, Status
 from blindai.attestation.verifiers import amd, azure_report, verify
 from blindai.attestation.verifiers.azure_report import SNP_REPORT
+from blindai.attestation.verifiers.nvidia import verify_device
 from blindai.conformance import forms
 from blindai.conformance.request import MalformedRequest, Request, UnsupportedRequest, request_id
 from blindai.errors import AttestationError
 
 NO_POLICY = "the request has no policy"
 NO_EXPECTATION = "the request does not say what the evidence must carry"
-UNSUPPORTED_CODE = "evidence.unsupported"
+UNSUPPORTED_CODES = frozenset({"evidence.unsupported", "devices.unsupported"})
 
 # Far behind every end of validity: a request has no keyset.
 _NO_END = datetime.max.replace(tzinfo=UTC)
@@ -49,60 +51,117 @@ def answer(data: bytes) -> tuple[Exit, dict[str, Any]]:
 
 def judge(request: Request) -> tuple[Exit, dict[str, Any]]:
     """Judge a request."""
-    checks = Checklist()
-    checks.skip("channel", got="no connection")
-    claims: Claims | None = None
-    refusal: AttestationError | None = None
+    appraisal = _Appraisal(request)
+    refusal: AttestationError | None
     try:
-        claims = _verify(request, checks)
+        refusal = appraisal.run()
     except AttestationError as error:
         refusal = error
-        _record(error, checks)
-        checks.skip_rest(NOT_REACHED)
-    else:
-        refusal = _require(request, claims, checks)
-        checks.skip_rest(NO_POLICY if request.policy is None else "nothing is required of devices")
-    result = AttestationResult(
-        status=Status.AFFIRMING if refusal is None else Status.CONTRAINDICATED,
-        checks=tuple(sorted(checks.checks, key=lambda check: list(STEPS).index(check.step))),
-        mode=Mode.FRESH,
-        policy_digest=request.policy.digest if request.policy is not None else "",
-        claims=claims,
-    ).to_builtins()
+        appraisal.record(error)
+    result = appraisal.result(refusal).to_builtins()
     code = Exit.ACCEPT
     if refusal is not None:
-        code = Exit.UNSUPPORTED if refusal.code == UNSUPPORTED_CODE else Exit.REJECT
+        code = Exit.UNSUPPORTED if refusal.code in UNSUPPORTED_CODES else Exit.REJECT
+    devices = result["devices"]
     said = {
         "verdict": code.name.lower(),
-        "code": refusal.code if refusal is not None else "",
-        "step": refusal.step if refusal is not None else "",
+        "code": result["code"],
+        "step": result["step"],
         "message": refusal.message if refusal is not None else "",
-        "claims": result["claims"],
+        "claims": next(iter(devices), None) if isinstance(request.tee, DeviceKind) else result["claims"],
+        "devices": devices,
         "checks": result["checks"],
-        "policy_digest": result["policy_digest"],
+        "policy_digest": request.policy_digest,
         "simulated": result["simulated"],
     }
     return code, _identified(said, request.id)
 
 
-def _record(error: AttestationError, checks: Checklist) -> None:
-    """A refusal of `forms` comes before any check was opened."""
-    if all(check.outcome != "FAIL" for check in checks.checks):
-        try:
-            with checks.check(error.step):
-                raise error
-        except AttestationError:
+class _Appraisal:
+    """One request on its way; what was found before a refusal stays."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._checks = Checklist()
+        self._checks.skip("channel", got="no connection")
+        self._claims: Claims | None = None
+        self._devices: tuple[DeviceClaims, ...] = ()
+
+    def run(self) -> AttestationError | None:
+        """Make every step; returns the first refusal of what is required, and raises those of a verifier."""
+        request, checks = self._request, self._checks
+        refusals: list[AttestationError] = []
+        if isinstance(request.tee, DeviceKind):
+            self._judge_devices((forms.device(request.tee, request.evidence),), request.expected, refusals)
+            checks.skip_rest("a device alone")
+            return refusals[0] if refusals else None
+        evidence, activation = forms.processor(request.tee, request.evidence, request.endorsements, request.collateral)
+        if evidence.tee is TEE.AZURE_SEV_SNP and evidence.tpm is None:
+            claims = _paravisor_report_alone(evidence, request, checks)
+        else:
+            claims = verify(evidence, anchors=request.anchors, now=request.now, checks=checks, activation=activation)
+        self._claims = claims
+        for step, require in _steps(request, claims, checks):
+            try:
+                with checks.check(step) as check:
+                    require(check)
+            except AttestationError as error:
+                refusals.append(error)
+        self._judge_devices(evidence.devices, request.expected_device_nonce, refusals)
+        checks.skip_rest(NO_POLICY)
+        return refusals[0] if refusals else None
+
+    def record(self, error: AttestationError) -> None:
+        """Note a refusal that ended the appraisal. That of `forms` comes before any check was opened."""
+        if all(check.outcome != "FAIL" for check in self._checks.checks):
+            try:
+                with self._checks.check(error.step):
+                    raise error
+            except AttestationError:
+                pass
+        self._checks.skip_rest(NOT_REACHED)
+
+    def result(self, refusal: AttestationError | None) -> AttestationResult:
+        order = list(STEPS)
+        return AttestationResult(
+            status=Status.AFFIRMING if refusal is None else Status.CONTRAINDICATED,
+            checks=tuple(sorted(self._checks.checks, key=lambda check: order.index(check.step))),
+            mode=Mode.FRESH,
+            policy_digest=self._request.policy_digest,
+            claims=self._claims,
+            devices=self._devices,
+            code=refusal.code if refusal is not None else "",
+            step=refusal.step if refusal is not None else "",
+        )
+
+    def _judge_devices(
+        self, devices: Sequence[DeviceEvidence], nonce: bytes | None, refusals: list[AttestationError]
+    ) -> None:
+        request, checks = self._request, self._checks
+        if request.policy is not None:
+            self._devices = appraise_devices(
+                devices, policy=request.policy, nonce=nonce, now=request.now, checks=checks, refusals=refusals
+            )
             return
+        for number, device in enumerate(devices, 1):
+            try:
+                with checks.check("devices", name=f"{device.kind} {number}") as check:
+                    claims = verify_device(device, anchors=request.anchors, now=request.now, check=check)
+                    self._devices += (claims,)
+                    _require_nonce(claims, nonce, check)
+            except AttestationError as error:
+                refusals.append(error)
 
 
-def _verify(request: Request, checks: Checklist) -> Claims:
-    tee = request.tee
-    if not isinstance(tee, TEE):
-        raise AttestationError("this release cannot verify devices here", code=UNSUPPORTED_CODE, step="evidence")
-    evidence, activation = forms.processor(tee, request.evidence, request.endorsements, request.collateral)
-    if tee is TEE.AZURE_SEV_SNP and evidence.tpm is None:
-        return _paravisor_report_alone(evidence, request, checks)
-    return verify(evidence, anchors=request.anchors, now=request.now, checks=checks, activation=activation)
+def _require_nonce(claims: DeviceClaims, nonce: bytes | None, check: OpenCheck) -> None:
+    check.got = claims.nonce.hex()
+    if nonce is not None and claims.nonce != nonce:
+        raise AttestationError(
+            "the device did not sign for what the request expects",
+            code="devices.nonce",
+            expected=nonce.hex(),
+            got=claims.nonce.hex(),
+        )
 
 
 def _paravisor_report_alone(evidence: Evidence, request: Request, checks: Checklist) -> Claims:
@@ -119,18 +178,6 @@ def _paravisor_report_alone(evidence: Evidence, request: Request, checks: Checkl
         report.require_vouched(claims.report_data)
         check.got = "the processor vouches for the keys of the virtual TPM"
     return claims
-
-
-def _require(request: Request, claims: Claims, checks: Checklist) -> AttestationError | None:
-    """Every step is made; the first refusal is returned."""
-    refusals: list[AttestationError] = []
-    for step, require in _steps(request, claims, checks):
-        try:
-            with checks.check(step) as check:
-                require(check)
-        except AttestationError as error:
-            refusals.append(error)
-    return refusals[0] if refusals else None
 
 
 def _steps(request: Request, claims: Claims, checks: Checklist) -> Iterator[tuple[str, Callable[[OpenCheck], None]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from cryptography import x509
@@ -68,6 +70,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     anchors: list[str | _Anchor] | None = None
     policy: str | None = None
     expected_report_data: str | None = None
+    expected_device_nonce: str | None = None
     id: str | int | None = None
 
 
@@ -80,7 +83,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         anchors: the roots on which chains may end.
         policy: None requires nothing beyond what every verifier does.
         now: the time of the verification.
+        policy_digest: SHA-256 of its text; empty without one.
         expected: what the evidence must carry; None leaves it open.
+        expected_device_nonce: what devices beside a processor must have signed.
         id: repeated in the answer.
     """
 
@@ -90,8 +95,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     collateral: Any
     anchors: tuple[Anchor, ...]
     policy: Policy | None
+    policy_digest: str
     now: datetime
     expected: bytes | None
+    expected_device_nonce: bytes | None
     id: str | int | None
 
     @classmethod
@@ -109,20 +116,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedRequest(str(error)) from error
         tee = _tee(body.tee)
-        policy = _policy(body.policy)
-        try:
-            expected = None if body.expected_report_data is None else octets(body.expected_report_data)
-        except UnreadableOctets as error:
-            raise MalformedRequest(f"expected_report_data: {error.message}") from error
+        anchors = None if body.anchors is None else _given_anchors(body.anchors, tee)
+        policy = _policy(body.policy, anchors)
         return cls(
             tee=tee,
             evidence=body.evidence,
             endorsements=body.endorsements,
             collateral=body.collateral,
-            anchors=_anchors(body.anchors, tee, policy),
+            anchors=anchors if anchors is not None else _own_anchors(policy),
             policy=policy,
+            policy_digest="" if body.policy is None else hashlib.sha256(body.policy.encode()).hexdigest(),
             now=body.now,
-            expected=expected,
+            expected=_expected("expected_report_data", body.expected_report_data),
+            expected_device_nonce=_expected("expected_device_nonce", body.expected_device_nonce),
             id=body.id,
         )
 
@@ -144,22 +150,42 @@ def _tee(name: str) -> TEE | DeviceKind:
     raise UnsupportedRequest(f"this release knows {', '.join((*TEE, *DeviceKind))}")
 
 
-def _policy(text: str | None) -> Policy | None:
+@dataclass(frozen=True, kw_only=True)
+class _AnchoredPolicy(Policy):
+    """A policy whose chains end on the roots of the request."""
+
+    replaced: tuple[Anchor, ...] | None = None
+
+    def anchors(self) -> tuple[Anchor, ...]:
+        return super().anchors() if self.replaced is None else self.replaced
+
+
+def _policy(text: str | None, anchors: tuple[Anchor, ...] | None) -> Policy | None:
     if text is None:
         return None
     try:
-        return Policy.parse(text, "the policy of the request")
+        policy = cast(_AnchoredPolicy, _AnchoredPolicy.parse(text, "the policy of the request"))
     except ConfigurationError as error:
         raise MalformedRequest(error.message, code=error.code) from error
+    return replace(policy, replaced=anchors)
 
 
-def _anchors(given: list[str | _Anchor] | None, tee: TEE | DeviceKind, policy: Policy | None) -> tuple[Anchor, ...]:
-    if given is not None:
-        return tuple(anchor for item in given for anchor in _given(item, tee))
+def _expected(name: str, value: str | None) -> bytes | None:
+    try:
+        return None if value is None else octets(value)
+    except UnreadableOctets as error:
+        raise MalformedRequest(f"{name}: {error.message}") from error
+
+
+def _own_anchors(policy: Policy | None) -> tuple[Anchor, ...]:
     if policy is not None:
         return policy.anchors()
     built_in = [anchor for anchors in VENDOR_ANCHORS.values() for anchor in anchors]
     return tuple(dict.fromkeys((*built_in, NVIDIA_DEVICE_ROOT)))
+
+
+def _given_anchors(given: list[str | _Anchor], tee: TEE | DeviceKind) -> tuple[Anchor, ...]:
+    return tuple(anchor for item in given for anchor in _given(item, tee))
 
 
 def _given(item: str | _Anchor, tee: TEE | DeviceKind) -> list[Anchor]:
