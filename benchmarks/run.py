@@ -15,6 +15,7 @@ from pathlib import Path
 import client
 import connecting
 import serving
+import verifying
 from machine import LEAST_SCALING, Placement, describe, spin_scaling
 from processes import enclave
 from report import markdown, raw
@@ -48,7 +49,7 @@ def main() -> int:
         tables = [serving.measure(effort, server, placement, peers=not options.no_peers) for placement in Placement]
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
-        tables.append(importing)
+        tables += [importing, verifying.measure(effort)]
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 
