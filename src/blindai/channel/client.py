@@ -10,6 +10,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from blindai.attestation.evidence import Evidence
 from blindai.attestation.result import AttestationResult, Checklist, Mode
 from blindai.channel import gate
 from blindai.channel.activation import Challenge
@@ -24,6 +25,7 @@ from blindai.channel.statement import (
     Role,
     Statement,
     config_digest,
+    devices_digest,
 )
 from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
 from blindai.channel.transcript import Transcript
@@ -169,7 +171,7 @@ class AttestedChannel:
             likely=likely,
         )
 
-    def _statement(self, nonce: bytes, keyset_digest: str, config: str) -> Statement:
+    def _statement(self, nonce: bytes, keyset_digest: str, config: str, devices: str) -> Statement:
         spki = self._pipe.peer_spki_sha256()
         if spki is None:
             raise AttestationError(
@@ -184,7 +186,7 @@ class AttestedChannel:
             ekm=self._pipe.exported(nonce),
             spki_sha256=spki,
             keyset_digest=keyset_digest,
-            devices_digest=NO_DEVICES,
+            devices_digest=devices,
             config_digest=config,
         )
 
@@ -230,10 +232,11 @@ class AttestedChannel:
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
         self._require_protocol(fresh.v, fresh.mode, Mode.FRESH)
+        devices = devices_digest(Evidence.decode(bytes(fresh.evidence)).devices)
         now = self._party.now()
         self.transcript = Transcript(
             at=now,
-            statement=self._statement(nonce, keyset_digest, config),
+            statement=self._statement(nonce, keyset_digest, config, devices),
             claimed=fresh.statement,
             keyset=fresh.keyset,
             config=fresh.config,
@@ -244,7 +247,7 @@ class AttestedChannel:
         with checks.check("channel", expected="TLS 1.3") as opened:
             opened.got = f"{self._pipe.version}, {self._pipe.group}"
         result = self.transcript.appraise(self._party.policy, now=now, checks=checks)
-        self._party.remember(fresh.keyset, config, result)
+        self._party.remember(fresh.keyset, config, devices, result)
         return result
 
     def _challenge(self, answer: Answer) -> Challenge | None:
@@ -262,7 +265,13 @@ class AttestedChannel:
         nonce = os.urandom(NONCE_LENGTH)
         keyset_digest = kept.result.keyset_digest
         answer = yield from self._ask(
-            gate.GateRequest(v=VERSION, mode=Mode.RESUMED, nonce=nonce.hex(), keyset_digest=keyset_digest)
+            gate.GateRequest(
+                v=VERSION,
+                mode=Mode.RESUMED,
+                nonce=nonce.hex(),
+                keyset_digest=keyset_digest,
+                devices_digest=None if kept.devices_digest == NO_DEVICES else kept.devices_digest,
+            )
         )
         if answer.status == 409:
             self._party.remembered = None
@@ -274,7 +283,7 @@ class AttestedChannel:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
         self._require_protocol(resumed.v, resumed.mode, Mode.RESUMED)
-        own = self._statement(nonce, keyset_digest, kept.config_digest)
+        own = self._statement(nonce, keyset_digest, kept.config_digest, kept.devices_digest)
         try:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(kept.keyset.proof_key))
             key.verify(bytes.fromhex(resumed.signature), own.resume_message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,13 +12,21 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from blindai.attestation.attesters.attester import ActivatingAttester, Attester
-from blindai.attestation.evidence import TpmIdentity
+from blindai.attestation.attesters.attester import ActivatingAttester, Attester, DeviceAttester
+from blindai.attestation.evidence import DeviceEvidence, TpmIdentity
 from blindai.attestation.result import Mode
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
-from blindai.channel.statement import NO_DEVICES, VERSION, Role, Statement, config_digest
+from blindai.channel.statement import (
+    NO_DEVICES,
+    VERSION,
+    Role,
+    Statement,
+    config_digest,
+    device_nonce,
+    devices_digest,
+)
 from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
@@ -26,6 +35,9 @@ from blindai.wire.problems import ProblemBody
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
+
+# Each fresh gate attests the devices anew. Whoever resumes an older one than these is told to ask fresh.
+MAX_RESUMABLE = 4096
 
 CERTIFICATE_DOMAIN = "blindai/certificate/v1"
 CMW_MEDIA_TYPE = "application/vnd.blindai.evidence+json"
@@ -62,6 +74,17 @@ class Identity:
     def __init__(self, keyset: PrivateKeyset, context: SSL.Context) -> None:
         self.keyset = keyset
         self.context = context
+        self._devices: OrderedDict[str, None] = OrderedDict()
+
+    def commit(self, digest: str) -> None:
+        """Remember that a quote was made for this keyset with devices of this digest."""
+        self._devices[digest] = None
+        if len(self._devices) > MAX_RESUMABLE:
+            self._devices.popitem(last=False)
+
+    def has_committed(self, digest: str) -> bool:
+        """Whether a resumed gate may name these devices: they were attested with this keyset, not too long ago."""
+        return digest == NO_DEVICES or digest in self._devices
 
 
 class AttestedEnd:
@@ -70,14 +93,22 @@ class AttestedEnd:
     It computes every field of the statement itself: no caller chooses report_data.
     """
 
-    def __init__(self, attester: Attester, config: Mapping[str, Canonical], *, clock: Clock = SYSTEM_CLOCK) -> None:
-        """`config` is the measured configuration.
+    def __init__(
+        self,
+        attester: Attester,
+        config: Mapping[str, Canonical],
+        *,
+        devices: DeviceAttester | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """`config` is the measured configuration; `devices` attests GPUs and switches beside the processor.
 
         Raises:
             ValueError: `config` is outside the canonical encoding.
             BlindAIError: the attester failed.
         """
         self._attester = attester
+        self._devices = devices
         self._activating = attester if isinstance(attester, ActivatingAttester) else None
         self._config = dict(config)
         self._config_digest = config_digest(config)
@@ -86,7 +117,7 @@ class AttestedEnd:
 
     @property
     def simulated(self) -> bool:
-        return self._attester.simulated
+        return self._attester.simulated or (self._devices is not None and self._devices.simulated)
 
     def identity(self) -> Identity:
         """The keys for a new connection. They change at half their lifetime: no client meets expired ones.
@@ -118,15 +149,26 @@ class AttestedEnd:
         if request.mode is Mode.RESUMED:
             if request.keyset_digest != identity.keyset.digest:
                 raise GateRefusal(409, "gate.keyset_unknown", "this enclave has other keys; ask fresh", fatal=False)
+            digest = request.devices_digest or NO_DEVICES
+            if not identity.has_committed(digest):
+                raise GateRefusal(409, "gate.devices_unknown", "its devices were not attested; ask fresh", fatal=False)
+            statement = msgspec.structs.replace(statement, devices_digest=digest)
             signature = identity.keyset.prove(statement.resume_message)
             return gate.encoder.encode(gate.ResumedAnswer(v=VERSION, mode=Mode.RESUMED, signature=signature.hex()))
-        if self._attester.quick:
+        if self._attester.quick and (self._devices is None or self._devices.quick):
             return self._fresh_answer(request, statement, identity)
         return asyncio.get_running_loop().run_in_executor(None, self._fresh_answer, request, statement, identity)
 
     def _fresh_answer(self, request: gate.GateRequest, statement: Statement, identity: Identity) -> bytes:
         activated = self._activated(request.credential)
-        evidence = self._attester.attest(statement.report_data)
+        devices: tuple[DeviceEvidence, ...] = ()
+        if self._devices is not None:
+            devices = self._devices.attest(
+                device_nonce(bytes.fromhex(statement.nonce), bytes.fromhex(statement.spki_sha256))
+            )
+            statement = msgspec.structs.replace(statement, devices_digest=devices_digest(devices))
+            identity.commit(statement.devices_digest)
+        evidence = msgspec.structs.replace(self._attester.attest(statement.report_data), devices=devices)
         return gate.encoder.encode(
             gate.FreshAnswer(
                 v=VERSION,

@@ -2,7 +2,7 @@
 
     POST /.well-known/blindai/attestation
     -> {"v": 1, "mode": "fresh" | "resumed", "nonce": 64 hex digits, "keyset_digest": only when resumed,
-        "credential": only for a TPM, when it has asked for one}
+        "devices_digest": only when resumed with devices, "credential": only for a TPM, when it has asked for one}
     <- fresh:   {"v": 1, "mode": "fresh", "keyset", "config", "statement", "evidence", "activated": only for a TPM}
     <- resumed: {"v": 1, "mode": "resumed", "signature": 128 hex digits}
     <- refused: {"error", "code"}, code `gate.*`; with `gate.activation_required` also "identity"
@@ -55,6 +55,7 @@ class GateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     mode: Mode
     nonce: Hex32
     keyset_digest: Hex32 | None = None
+    devices_digest: Hex32 | None = None
     credential: GateCredential | None = None
 
 

@@ -18,6 +18,7 @@ class RememberedKeyset(msgspec.Struct, frozen=True):
 
     keyset: Keyset
     config_digest: str
+    devices_digest: str
     result: AttestationResult
     verified_at: float  # seconds since the epoch
     verified_at_monotonic: float  # monotonic seconds
@@ -49,6 +50,8 @@ class RelyingParty:
             return None
         return kept
 
-    def remember(self, keyset: Keyset, config_digest: str, result: AttestationResult) -> None:
+    def remember(self, keyset: Keyset, config_digest: str, devices_digest: str, result: AttestationResult) -> None:
         """Keep a keyset whose evidence was verified in full just now."""
-        self.remembered = RememberedKeyset(keyset, config_digest, result, self.clock.now(), self.clock.monotonic())
+        self.remembered = RememberedKeyset(
+            keyset, config_digest, devices_digest, result, self.clock.now(), self.clock.monotonic()
+        )

@@ -17,7 +17,7 @@ from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult, Checklist
 from blindai.channel.binding import ConnectionBinding, unbound
 from blindai.channel.keyset import Keyset
-from blindai.channel.statement import Statement, config_digest
+from blindai.channel.statement import Statement, config_digest, device_nonce, devices_digest
 from blindai.errors import AttestationError
 
 
@@ -50,7 +50,12 @@ class Transcript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             ValueError, OverflowError, OSError: keyset or configuration cannot be what any peer committed to.
         """
         keyset_digest, config = self.keyset.digest, config_digest(self.config)
-        for name, digest in (("keyset_digest", keyset_digest), ("config_digest", config)):
+        evidence = Evidence.decode(bytes(self.evidence))
+        for name, digest in (
+            ("keyset_digest", keyset_digest),
+            ("config_digest", config),
+            ("devices_digest", devices_digest(evidence.devices)),
+        ):
             if getattr(self.statement, name) != digest:
                 raise AttestationError(
                     "the record contradicts itself: its statement is about other parts than it holds",
@@ -61,7 +66,7 @@ class Transcript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     likely="the file was edited",
                 )
         result = appraise(
-            Evidence.decode(bytes(self.evidence)),
+            evidence,
             policy=policy,
             binding=ConnectionBinding(self.statement, self.claimed),
             config_digest=config,
@@ -70,6 +75,7 @@ class Transcript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             not_after=self.keyset.expires_at,
             checks=checks,
             activation=self.activation,
+            device_nonce=device_nonce(bytes.fromhex(self.statement.nonce), bytes.fromhex(self.statement.spki_sha256)),
         )
         # The enclave that signed committed to its keyset; that keyset must name the key of this connection.
         if self.keyset.tls_spki_sha256 != self.statement.spki_sha256:
