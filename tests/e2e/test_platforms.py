@@ -1,12 +1,16 @@
-"""Each platform from its fake kernel up: found, served on, attested by a client over TLS, used for a prediction."""
+"""Each platform from its fake kernel up: found, served on, attested by a client over TLS, used for a prediction.
+
+Endorsements come over HTTP from a fake of each maker's service, as on a real machine.
+"""
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,203 +20,243 @@ import pytest
 from blindai import AttestationError, Connection
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.attester import Attester
+from blindai.attestation.attesters.azure import AzureAttester, InstanceMetadata
 from blindai.attestation.attesters.detection import detect
 from blindai.attestation.attesters.files import Files
 from blindai.attestation.attesters.gramine import FOLDER
-from blindai.attestation.attesters.opening import open_attester
-from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.opening import bare, stapled
 from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.evidence import TEE, Evidence
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
+from blindai.attestation.reference_values import CODE_FORMS, CodeReference
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
+from blindai.attestation.simulated.azure import SimulatedAzure
 from blindai.attestation.simulated.intel import SimulatedIntel
 from blindai.attestation.simulated.root import SimulatedRoot
+from blindai.attestation.simulated.tpm import SimulatedTpm
+from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
 from blindai.channel.end import AttestedEnd
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.errors import Unavailable
+from collateral_services import Service, kds, pccs, serving
 from enclave_server import RunningServer, node_model
 from fake_gramine import FakeGramine
 from fake_machine import FakeMachine
+from fake_metadata import fake_metadata
 from fake_tsm import FakeTsm, SevGuest, TdxGuest, TsmFaults
 
 ADDER = node_model(onnx.helper.make_node("Add", ["x", "one"], ["y"]), one=np.ones(1, np.float32))
-TEES = {Platform.TDX: TEE.INTEL_TDX, Platform.SEV_SNP: TEE.AMD_SEV_SNP, Platform.SGX: TEE.INTEL_SGX}
+GUESTS = (TEE.INTEL_TDX, TEE.AMD_SEV_SNP)
+TEES = (*GUESTS, TEE.INTEL_SGX, TEE.AZURE_SEV_SNP, TEE.AZURE_TDX)
 
 
-class Stapled:
-    """An attester with Intel's collateral beside its quotes. It keeps the threads in which it was asked."""
+class Watched:
+    """An attester that keeps the threads in which it was asked."""
 
     simulated = False
     quick = False
 
-    def __init__(self, inner: Attester, processor: SimulatedIntel | SimulatedAmd) -> None:
+    def __init__(self, inner: Attester) -> None:
         self.tee = inner.tee
         self.threads: set[int] = set()
         self._inner = inner
-        self._processor = processor
 
     def attest(self, report_data: bytes) -> Evidence:
         self.threads.add(threading.get_ident())
-        evidence = self._inner.attest(report_data)
-        if isinstance(self._processor, SimulatedIntel):
-            return msgspec.structs.replace(evidence, intel_collateral=self._processor.collateral())
-        return evidence
+        return self._inner.attest(report_data)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A computer with one platform: its files, its processor, and a server on it."""
+    """A computer with one platform, and the service that endorses it."""
 
-    platform: Platform
-    files: Files
-    processor: SimulatedIntel | SimulatedAmd
-    policy: Policy
-
-    def serve(self, *, stapled: bool = True) -> tuple[RunningServer, Attester]:
-        attester = open_attester(detect(self.files).platform, files=self.files)
-        if stapled:
-            attester = Stapled(attester, self.processor)
-        config = EnclaveConfig()
-        end = AttestedEnd(attester, msgspec.to_builtins(config))
-        return RunningServer(config, OnnxRuntimeEngine(), simulated=attester.simulated, end=end), attester
+    attester: Watched
+    service: Service
+    measurements: Mapping[str, str]
+    roots: Mapping[Vendor, str]
+    kernel: FakeTsm | None = None
 
     @property
-    def kernel(self) -> FakeTsm:
-        assert isinstance(self.files, FakeMachine)
-        kernel = self.files.mounted(REPORTS)
-        assert isinstance(kernel, FakeTsm)
-        return kernel
+    def tee(self) -> TEE:
+        return self.attester.tee
 
-    def connect(self, server: RunningServer) -> Connection:
-        return Connection(f"https://127.0.0.1:{server.port}", policy=self.policy, progress=False)
+    def policy(self, measurements: Mapping[str, str] | None = None) -> Policy:
+        """What accepts this machine alone, or others like it."""
+        return Policy(
+            accepted_tees=(self.tee,),
+            code=(CodeReference.of("this", self.tee, measurements or self.measurements),),
+            allow_simulated=True,
+            simulated_roots=self.roots,
+        )
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The makers."""
+
+    intel: SimulatedRoot
+    amd: SimulatedAmdRoot
+    tpm: SimulatedTpmRoot
+
+
+Boot = Callable[[TEE], Machine]
+Serve = Callable[..., RunningServer]
 
 
 @pytest.fixture(scope="module")
-def roots() -> tuple[SimulatedRoot, SimulatedAmdRoot]:
-    return SimulatedRoot.generate(), SimulatedAmdRoot.generate()
-
-
-@pytest.fixture(params=TEES)
-def machine(request: pytest.FixtureRequest, roots: tuple[SimulatedRoot, SimulatedAmdRoot]) -> Machine:
-    return machine_of(request.param, roots)
-
-
-def machine_of(platform: Platform, roots: tuple[SimulatedRoot, SimulatedAmdRoot]) -> Machine:
-    intel, amd = roots
-    tee = TEES[platform]
-    processor: SimulatedIntel | SimulatedAmd
-    mounts: dict[str, Files]
-    if platform is Platform.SEV_SNP:
-        processor = SimulatedAmd(amd, measurements=measure_package(tee=tee))
-        mounts = {REPORTS: FakeTsm(SevGuest(processor))}
-    else:
-        processor = SimulatedIntel(intel, tee=tee, measurements=measure_package(tee=tee))
-        mounts = (
-            {FOLDER: FakeGramine(processor)} if platform is Platform.SGX else {REPORTS: FakeTsm(TdxGuest(processor))}
-        )
-    anchors = {Vendor.INTEL: intel.anchor.spki_sha256, Vendor.AMD: amd.anchor.spki_sha256}
-    return Machine(platform, FakeMachine(mounts=mounts), processor, Policy.simulated(anchors, measure_package()))
-
-
-Serve = Callable[..., tuple[RunningServer, Attester]]
+def roots() -> Roots:
+    return Roots(SimulatedRoot.generate(), SimulatedAmdRoot.generate(), SimulatedTpmRoot.generate())
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def boot(roots: Roots, stack: ExitStack) -> Boot:
+    """Starts a machine, which runs until the test has ended."""
+
+    def boot(tee: TEE) -> Machine:
+        processor: SimulatedIntel | SimulatedAmd
+        if tee in {TEE.AMD_SEV_SNP, TEE.AZURE_SEV_SNP}:
+            processor = SimulatedAmd(roots.amd, measurements=measure_package(tee=TEE.AMD_SEV_SNP))
+            service = stack.enter_context(serving(kds(processor)))
+        else:
+            kind = TEE.INTEL_SGX if tee is TEE.INTEL_SGX else TEE.INTEL_TDX
+            processor = SimulatedIntel(roots.intel, tee=kind, measurements=measure_package(tee=kind))
+            service = stack.enter_context(serving(pccs(processor)))
+        anchors = {Vendor.INTEL: roots.intel.anchor.spki_sha256, Vendor.AMD: roots.amd.anchor.spki_sha256}
+        if tee in {TEE.AZURE_SEV_SNP, TEE.AZURE_TDX}:
+            attester, measurements = azure(processor)
+            return Machine(Watched(attester), service, measurements, anchors)
+        mounts: dict[str, Files]
+        kernel = None
+        if isinstance(processor, SimulatedIntel) and tee is TEE.INTEL_SGX:
+            mounts = {FOLDER: FakeGramine(processor)}
+        else:
+            kernel = FakeTsm(TdxGuest(processor) if isinstance(processor, SimulatedIntel) else SevGuest(processor))
+            mounts = {REPORTS: kernel}
+        files = FakeMachine(mounts=mounts)
+        attester = bare(detect(files).platform, files=files)
+        return Machine(Watched(attester), service, measure_package(), anchors, kernel)
+
+    def azure(processor: SimulatedIntel | SimulatedAmd) -> tuple[Attester, Mapping[str, str]]:
+        tpm = SimulatedTpm(roots.tpm, ak="rsa")
+        tpm.boot()
+        machine = SimulatedAzure(processor, tpm)
+        metadata = stack.enter_context(fake_metadata(machine))
+        attester = AzureAttester(machine, InstanceMetadata("127.0.0.1", metadata.port))
+        return attester, {f"pcr{index}": tpm.pcrs[index].hex() for index in (4, 9)}
+
+    return boot
+
+
+@pytest.fixture
+def serve(stack: ExitStack, tmp_path: Path) -> Serve:
     """Serves on a machine until the test has ended."""
-    running: list[RunningServer] = []
 
-    def serve(machine: Machine, *, stapled: bool = True) -> tuple[RunningServer, Attester]:
-        server, attester = machine.serve(stapled=stapled)
-        running.append(server)
-        return server, attester
+    def serve(machine: Machine, *, endorsed: bool = True) -> RunningServer:
+        attester: Attester = machine.attester
+        if endorsed:
+            attester = stack.enter_context(stapled(attester, url=machine.service.url, directory=tmp_path))
+        config = EnclaveConfig()
+        end = AttestedEnd(attester, msgspec.to_builtins(config))
+        server = RunningServer(config, OnnxRuntimeEngine(), simulated=attester.simulated, end=end)
+        stack.callback(server.stop)
+        return server
 
-    yield serve
-    for server in running:
-        server.stop()
+    return serve
 
 
-def test_a_client_attests_it_and_predicts(machine: Machine, serve: Serve) -> None:
-    server, attester = serve(machine)
-    with machine.connect(server) as client:
+def connect(server: RunningServer, policy: Policy) -> Connection:
+    return Connection(f"https://127.0.0.1:{server.port}", policy=policy, progress=False)
+
+
+@pytest.mark.parametrize("tee", TEES)
+def test_a_client_attests_it_and_predicts(tee: TEE, boot: Boot, serve: Serve) -> None:
+    machine = boot(tee)
+    server = serve(machine)
+    before = set(machine.attester.threads)
+    with connect(server, machine.policy()) as client:
         client.upload_model(ADDER, model_id="acme/adder")
         prediction = client.predict("acme/adder", np.array([[1, 2]], np.float32))
         np.testing.assert_array_equal(prediction.output[0].as_numpy(), [[2, 3]])
         result = client.attestation
     assert result.claims is not None
-    assert result.claims.tee is TEES[machine.platform]
-    assert isinstance(attester, Stapled)
-    loop = server.call(threading.get_ident)
-    assert attester.threads - {loop, threading.get_ident()}, "evidence for a connection is made beside the event loop"
-    if machine.platform is not Platform.SGX:
+    assert result.claims.tee is tee
+    asked = machine.attester.threads - before
+    assert asked, "the connection got evidence of its own"
+    assert server.call(threading.get_ident) not in asked, "the event loop does not wait for hardware"
+    if machine.kernel is not None:
         assert machine.kernel.entries == 0
 
 
-def test_many_clients_at_once(machine: Machine, serve: Serve) -> None:
-    server, _ = serve(machine)
-
-    def attest(_: int) -> TEE:
-        with machine.connect(server) as client:
-            assert client.attestation.claims is not None
-            return client.attestation.claims.tee
-
-    with ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(attest, range(16))) == {TEES[machine.platform]}
-
-
-@pytest.mark.parametrize("platform", [Platform.TDX, Platform.SGX])
-def test_a_quote_alone_is_refused_for_lack_of_collateral(
-    platform: Platform, roots: tuple[SimulatedRoot, SimulatedAmdRoot], serve: Serve
-) -> None:
-    machine = machine_of(platform, roots)
-    server, _ = serve(machine, stapled=False)
+@pytest.mark.parametrize("tee", TEES)
+def test_other_code_is_refused(tee: TEE, boot: Boot, serve: Serve) -> None:
+    machine = boot(tee)
+    server = serve(machine)
+    pinned = CODE_FORMS[tee][0].registers
+    other = {name: "ab" * (len(machine.measurements[name]) // 2) for name in pinned}
     with pytest.raises(AttestationError) as caught:
-        machine.connect(server)
-    assert (caught.value.code, caught.value.step) == ("endorsements.missing", "endorsements")
-
-
-def test_other_code_is_refused(machine: Machine, roots: tuple[SimulatedRoot, SimulatedAmdRoot], serve: Serve) -> None:
-    server, _ = serve(machine)
-    registers = {name: "ab" * (len(value) // 2) for name, value in measure_package().items()}
-    anchors = {Vendor.INTEL: roots[0].anchor.spki_sha256, Vendor.AMD: roots[1].anchor.spki_sha256}
-    with pytest.raises(AttestationError) as caught:
-        Connection(f"https://127.0.0.1:{server.port}", policy=Policy.simulated(anchors, registers))
+        connect(server, machine.policy(other))
     assert (caught.value.code, caught.value.step) == ("code.unknown", "code")
 
 
-@pytest.mark.parametrize("platform", [Platform.TDX, Platform.SEV_SNP])
-def test_while_the_kernel_fails_the_gate_stays_shut_and_then_opens_again(
-    platform: Platform, roots: tuple[SimulatedRoot, SimulatedAmdRoot], serve: Serve
-) -> None:
-    machine = machine_of(platform, roots)
-    server, _ = serve(machine)
+@pytest.mark.parametrize("tee", TEES)
+def test_without_endorsements_it_is_refused(tee: TEE, boot: Boot, serve: Serve) -> None:
+    machine = boot(tee)
+    if tee is TEE.AMD_SEV_SNP:  # its host hands them out
+        assert machine.kernel is not None
+        machine.kernel._provider._table = b""  # type: ignore[union-attr]  # it is a SevGuest
+    with pytest.raises(AttestationError) as caught:
+        connect(serve(machine, endorsed=False), machine.policy())
+    # Azure's metadata service gives the certificates of an AMD processor, but no revocation list.
+    missing = ("tcb.crl", "tcb") if tee is TEE.AZURE_SEV_SNP else ("endorsements.missing", "endorsements")
+    assert (caught.value.code, caught.value.step) == missing
+
+
+@pytest.mark.parametrize("tee", GUESTS)
+def test_while_the_kernel_fails_the_gate_stays_shut_and_then_opens_again(tee: TEE, boot: Boot, serve: Serve) -> None:
+    machine = boot(tee)
+    server = serve(machine)
+    assert machine.kernel is not None
     machine.kernel.faults = TsmFaults(read={"outblob": [errno.EIO]})
     with pytest.raises(AttestationError) as caught:
-        machine.connect(server)
+        connect(server, machine.policy())
     assert (caught.value.code, caught.value.step) == ("channel.not_attested", "channel")
     assert "gate.no_evidence" in caught.value.got
-    with machine.connect(server) as client:
+    with connect(server, machine.policy()) as client:
         assert client.server().name == "blindai"
 
 
-@pytest.mark.parametrize("platform", [Platform.TDX, Platform.SEV_SNP])
-def test_another_writer_in_the_guest_does_not_get_its_evidence_sent(
-    platform: Platform, roots: tuple[SimulatedRoot, SimulatedAmdRoot], serve: Serve
-) -> None:
-    machine = machine_of(platform, roots)
-    server, _ = serve(machine)
+@pytest.mark.parametrize("tee", GUESTS)
+def test_another_writer_in_the_guest_does_not_get_its_evidence_sent(tee: TEE, boot: Boot, serve: Serve) -> None:
+    machine = boot(tee)
+    server = serve(machine)
+    assert machine.kernel is not None
     machine.kernel.faults = TsmFaults(other_writer=1)
-    with machine.connect(server) as client:
+    with connect(server, machine.policy()) as client:
         assert client.server().name == "blindai"
     assert machine.kernel.entries == 0
 
 
-def test_nothing_is_served_where_evidence_cannot_be_had(roots: tuple[SimulatedRoot, SimulatedAmdRoot]) -> None:
-    machine = machine_of(Platform.TDX, roots)
+def test_nothing_is_served_where_evidence_cannot_be_had(boot: Boot, serve: Serve) -> None:
+    machine = boot(TEE.INTEL_TDX)
+    assert machine.kernel is not None
     machine.kernel.faults = TsmFaults(read={"outblob": [errno.EIO]})
     with pytest.raises(Unavailable) as caught:
-        machine.serve()
+        serve(machine)
     assert caught.value.code == "attester.failed"
+
+
+def test_nothing_is_served_where_endorsements_cannot_be_had(boot: Boot, serve: Serve) -> None:
+    machine = boot(TEE.INTEL_SGX)
+    machine.service.url += "/elsewhere"
+    with pytest.raises(Unavailable) as caught:
+        serve(machine)
+    assert caught.value.code == "collateral.missing"

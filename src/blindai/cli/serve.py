@@ -41,14 +41,30 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Limits and runtime settings (TOML). They are attested."),
     ] = None,
+    collateral_url: Annotated[
+        str | None,
+        typer.Option(
+            "--collateral-url", metavar="URL", help="A PCCS or a mirror of AMD's KDS, in place of Intel's or AMD's own."
+        ),
+    ] = None,
+    collateral_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--collateral-dir",
+            metavar="FOLDER",
+            help="Where endorsements are kept. Without --collateral-url: all there are; nothing is fetched.",
+        ),
+    ] = None,
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
     as_json: Json = False,
 ) -> None:
     """Serve models behind attested TLS, until interrupted. --json prints the address as JSON once it listens."""
     with reported(as_json=as_json):
         require_server_extra()
+        import structlog
+
+        from blindai.attestation.attesters import opening
         from blindai.attestation.attesters.detection import detect
-        from blindai.attestation.attesters.opening import open_attester
         from blindai.enclave.config import EnclaveConfig
         from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
@@ -58,9 +74,11 @@ def serve(
         if platform is Platform.AUTO:
             finding = detect()
             platform, why = finding.platform, finding.explanation
-        attester = open_attester(platform)
+        attester = opening.bare(platform)
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
-        run(_serve(attester, settings, host, port, _announcer(platform, why, attester, as_json=as_json)))
+        log = structlog.get_logger("blindai.collateral").warning
+        with opening.stapled(attester, url=collateral_url, directory=collateral_dir, log=log) as endorsed:
+            run(_serve(endorsed, settings, host, port, _announcer(platform, why, attester, as_json=as_json)))
 
 
 async def _serve(

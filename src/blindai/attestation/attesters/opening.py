@@ -1,6 +1,10 @@
-"""From the name of a platform to its attester."""
+"""From the name of a platform to an attester whose evidence can be verified as it stands."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.attesters.files import Files
@@ -8,6 +12,9 @@ from blindai.attestation.attesters.gramine import GramineAttester
 from blindai.attestation.attesters.platform import Platform
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.attesters.tsm import TsmAttester
+from blindai.attestation.collateral.cache import Log, log_plainly
+from blindai.attestation.collateral.library import Library
+from blindai.attestation.collateral.stapling import StaplingAttester
 from blindai.attestation.evidence import TEE
 from blindai.errors import ConfigurationError
 
@@ -18,8 +25,8 @@ SIMULATED_TEES = {
 }
 
 
-def open_attester(platform: Platform, *, files: Files | None = None) -> Attester:
-    """Make the attester of a platform. Whether the platform is there shows when evidence is first asked of it.
+def bare(platform: Platform, *, files: Files | None = None) -> Attester:
+    """The attester of a platform. Whether the platform is there shows when evidence is first asked of it.
 
     Args:
         platform: which; `AUTO` is for `detection.detect` to resolve.
@@ -41,3 +48,35 @@ def open_attester(platform: Platform, *, files: Files | None = None) -> Attester
             return SimulatedAttester(tee=SIMULATED_TEES[platform])
         case Platform.AUTO:
             raise ValueError("detect() says which platform it is")
+
+
+@contextmanager
+def stapled(
+    attester: Attester, *, url: str | None = None, directory: Path | None = None, log: Log = log_plainly
+) -> Iterator[Attester]:
+    """`attester` with endorsements beside its evidence, kept fresh until the block ends.
+
+    Args:
+        attester: whose evidence may come bare.
+        url: who is asked for endorsements, in place of Intel or AMD.
+        directory: where they are kept; without `url`, all that there is, and nobody is asked.
+        log: takes what could not be renewed.
+
+    Raises:
+        ConfigurationError: `collateral.url`; this is no address, or there is nothing to ask for. And what `attester`
+            raises.
+        Unavailable: `collateral.missing`; without endorsements nobody could verify the evidence. And what `attester`
+            raises.
+    """
+    if attester.simulated or attester.tee is TEE.TPM:
+        if url is not None or directory is not None:
+            raise ConfigurationError(
+                f"evidence of this platform ({attester.tee}) needs no collateral from elsewhere",
+                code="collateral.url",
+                hint="leave --collateral-url and --collateral-dir out",
+            )
+        yield attester
+        return
+    library = Library.open(attester.tee, url=url, directory=directory, log=log)
+    with StaplingAttester(attester, library, log=log) as endorsed:
+        yield endorsed
