@@ -202,6 +202,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)
     return opener
