@@ -23,7 +23,7 @@ def test_version(program: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     ended = run("--help")
     assert ended.code == 0
-    for command in ("demo", "serve", "verify", "models", "predict", "measure"):
+    for command in ("demo", "serve", "verify", "models", "predict", "manifest", "measure"):
         assert f" {command} " in ended.out
         assert run(command, "--help").code == 0
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import blindai
-from blindai.cli import audit, demo, measure, models, predict, serve, verify
+from blindai.cli import audit, demo, manifest, measure, models, predict, serve, verify
 
 app = typer.Typer(
     name="blindai",
@@ -26,6 +26,7 @@ app.command()(verify.verify)
 app.command()(audit.audit)
 app.add_typer(models.app, name="models")
 app.command()(predict.predict)
+app.add_typer(manifest.app, name="manifest")
 app.add_typer(measure.app, name="measure")
 
 
