@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import re
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from blindai.attestation.evidence import Evidence
 from blindai.cli.verdict import EXPLAIN_WIDTH
 from blindai.crypto.digests import tagged_sha256
 
@@ -89,7 +93,7 @@ def test_a_refused_enclave_can_be_looked_at_later(run: Run, folder: Path, addres
     ended = run("audit", "refused.json", "--policy", other)
     assert (ended.code, "code.unknown" in ended.err) == (3, True)
     assert "refused then: code.unknown" in ended.out
-    assert "policy " not in ended.out
+    assert "is not the one of that verdict" not in ended.out
     # By the policy that approves the code, the same evidence is good: the policy has changed, and that is said.
     ended = run("audit", "refused.json")
     assert ended.code == 0
@@ -228,9 +232,6 @@ def test_a_full_disk_leaves_nothing_behind(
 
 
 def test_nothing_is_saved_of_a_server_that_gives_no_evidence(run: Run, folder: Path) -> None:
-    import socket
-    import threading
-
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
@@ -266,3 +267,40 @@ def test_explained_byte_ranges_fit_the_terminal(program: Run, saved: Path, colum
     }
     for name in ("report_data", "committed_by_tpm"):
         assert told["statement"][name][:16] in shown
+
+
+class TestEndorsements:
+    """Those that are missing in the file can be asked for; without the option nothing is."""
+
+    @pytest.fixture
+    def bare(self, saved: Path) -> Path:
+        return edited(saved, lambda content: content["gate"]["evidence"].pop("intel_collateral"))
+
+    def test_without_them_the_evidence_is_refused(self, run: Run, bare: Path) -> None:
+        ended = run("audit", bare)
+        assert (ended.code, "endorsements.missing" in ended.err) == (3, True)
+
+    def test_they_are_put_beside_the_evidence(
+        self, run: Run, bare: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def complete(evidence: Evidence, library: object) -> Evidence:
+            asked.append(evidence.tee)
+            whole = msgspec.convert(json.loads(saved.read_text())["gate"]["evidence"], Evidence)
+            return msgspec.structs.replace(evidence, intel_collateral=whole.intel_collateral)
+
+        monkeypatch.setattr("blindai.attestation.collateral.library.complete", complete)
+        assert run("audit", bare, "--collateral-url", "https://pccs.invalid").code == 0
+        assert asked == ["intel-tdx"]
+
+    def test_a_service_that_cannot_be_reached(self, run: Run, bare: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        ended = run("audit", bare, "--collateral-url", f"http://127.0.0.1:{port}", XDG_CACHE_HOME=str(bare.parent))
+        assert (ended.code, "collateral.missing" in ended.err) == (8, True)
+
+    def test_evidence_that_cannot_be_parsed_is_not_asked_for(self, run: Run, saved: Path) -> None:
+        path = edited(saved, lambda content: content["gate"].update(evidence={"tee": "abacus"}))
+        ended = run("audit", path, "--collateral-url", "https://pccs.invalid")
+        assert (ended.code, "evidence.malformed" in ended.err) == (3, True)

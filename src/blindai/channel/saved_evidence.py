@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 import blindai
+from blindai.attestation.evidence import Evidence
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import STEPS, AttestationResult, Checklist, Status
 from blindai.channel.gate import MAX_ANSWER_BYTES
@@ -129,6 +130,11 @@ class SavedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             error.check = RECORDED_BINDING if error.check == STEPS["binding"] else error.check
             error.result = error.result and _as_recorded(error.result)
             raise
+
+    def endorsed(self, evidence: Evidence) -> SavedEvidence:
+        """The same gate, with endorsements beside its evidence that it came without."""
+        gate = msgspec.structs.replace(self.gate, evidence=msgspec.Raw(evidence.encode()))
+        return msgspec.structs.replace(self, gate=gate)
 
     def write(self, path: Path) -> None:
         """Write a new file, whole or not at all. A file that exists is left alone: it may be evidence of another day.

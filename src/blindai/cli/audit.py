@@ -32,12 +32,18 @@ def audit(
         str | None,
         typer.Option("--at", metavar="TIME", help="RFC 3339, or 'now'; without it the time of the file."),
     ] = None,
+    collateral_url: Annotated[
+        str | None,
+        typer.Option("--collateral-url", metavar="URL", help="Ask this PCCS or KDS for endorsements that are missing."),
+    ] = None,
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Repeat the verdict on saved evidence, offline. Exits as `verify` does."""
     with reported(as_json=as_json):
         saved = _read(file)
+        if collateral_url is not None:
+            saved = _endorsed(saved, collateral_url)
         chosen = _policy(policy, simulation=simulation)
         moment = _moment(at, saved)
         error: AttestationError | None = None
@@ -68,6 +74,17 @@ def _read(file: Path) -> SavedEvidence:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InvalidInput(f"{file} cannot be read: {error}", code="input.saved_evidence") from error
     return SavedEvidence.decode(data)
+
+
+def _endorsed(saved: SavedEvidence, url: str) -> SavedEvidence:
+    from blindai.attestation.collateral.library import Library, complete
+    from blindai.attestation.evidence import Evidence
+
+    try:
+        evidence = Evidence.decode(bytes(saved.gate.evidence))
+        return saved.endorsed(complete(evidence, Library.open(evidence.tee, url=url)))
+    except AttestationError:
+        return saved  # the appraisal says what is wrong with it
 
 
 def _policy(policy: Path | None, *, simulation: bool) -> Policy:
