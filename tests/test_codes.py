@@ -16,13 +16,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "codes.md"
 PACKAGE = Path(blindai.__file__).parent
 
 _CODE = re.compile(
-    r"(attester|channel|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|result|measure)"
+    r"(attester|channel|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|devices|result|measure)"
     r"(\.[a-z_]+)+"
 )
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 # Functions of the policy: error(path or key, code, message).
-_POLICY_MODULES = ("manifest.py", "policy.py", "amd_policy.py", "tcb_policy.py", "tpm_policy.py", "reference_values.py")
+_POLICY_MODULES = ("manifest.py", "policy.py", "amd_policy.py", "tcb_policy.py", "tpm_policy.py", "gpu_policy.py", "reference_values.py")
 
 
 def on_page() -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_the_scan_sees_codes_of_every_kind(raised: dict[str, str]) -> None:
 
 def test_every_step_on_the_page_is_a_step() -> None:
     steps = {step for code, step in on_page().items() if step and code != "result.refused"}
-    assert steps == set(STEPS) - {"devices"}
+    assert steps == set(STEPS)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class _Requirements:
         self._nonce(nonce)
         if claims.id in others:
             raise self._refusal(
-                "duplicate",
+                "devices.duplicate",
                 "one device answered twice",
                 expected="each device once",
                 got=claims.id,
@@ -134,25 +134,25 @@ class _Requirements:
             )
         if claims.simulated and not policy.allow_simulated:
             raise self._refusal(
-                "simulated",
+                "devices.simulated",
                 "the device is simulated: no hardware vouches for it",
                 expected=f"real hardware ({policy.place('allow_simulated')})",
                 got=self._seen,
                 likely="this is a server for development",
             )
         if claims.kind is DeviceKind.NVIDIA_GPU:
-            self._listed("architecture", claims.architecture, gpus.architectures, "architectures")
-            self._listed("driver", claims.driver, gpus.drivers, "drivers")
-            self._listed("vbios", claims.firmware, gpus.vbios, "vbios")
+            self._listed("devices.architecture", claims.architecture, gpus.architectures, "architectures")
+            self._listed("devices.driver", claims.driver, gpus.drivers, "drivers")
+            self._listed("devices.vbios", claims.firmware, gpus.vbios, "vbios")
         if claims.mode:
-            self._listed("mode", claims.mode, gpus.modes, "modes")
+            self._listed("devices.mode", claims.mode, gpus.modes, "modes")
         self._golden()
 
     def _nonce(self, nonce: bytes | None) -> None:
         self._compares("nonce", self._claims.nonce.hex())
         if self._claims.nonce != nonce:
             raise self._refusal(
-                "nonce",
+                "devices.nonce",
                 "the device did not sign for this connection",
                 expected=nonce.hex() if nonce is not None else "a nonce of this connection",
                 got=self._claims.nonce.hex(),
@@ -160,12 +160,13 @@ class _Requirements:
             )
 
     def _listed(self, code: str, value: str, allowed: Sequence[str], key: str) -> None:
+        what = code.removeprefix("devices.")
         if allowed:
-            self._compares({"vbios": "firmware"}.get(code, code), value)
+            self._compares({"vbios": "firmware", "mode": "features"}.get(what, what), value)
         if allowed and value not in allowed:
             raise self._refusal(
                 code,
-                f"the device has another {code} than the policy accepts",
+                f"the device has another {what} than the policy accepts",
                 expected=f"{' or '.join(allowed)} ({self._policy.place('gpus', key)})",
                 got=value or "none",
                 likely="the operator moved to other machines, or changed the driver",
@@ -179,7 +180,7 @@ class _Requirements:
         candidates = [(index, item) for index, item in enumerate(golden) if item.is_for(claims)]
         if not candidates:
             raise self._refusal(
-                "measurement",
+                "devices.measurement",
                 "the policy has no golden measurements for this driver and VBIOS",
                 expected=f"one of {len(golden)} releases ({self._policy.place('gpus', 'golden')})",
                 got=self._seen,
@@ -191,7 +192,7 @@ class _Requirements:
             first = deviations[0]
             place = self._policy.place("gpus", "golden", index, "measurements", str(first))
             raise self._refusal(
-                "measurement",
+                "devices.measurement",
                 "the device measures something else than the policy accepts",
                 expected=f"measurement {first} {' or '.join(closest.measurements[first])} ({place})",
                 got=claims.measurements.get(first, "none"),
@@ -209,4 +210,4 @@ class _Requirements:
             self._check.uses(location.of, location.start, location.end, f"{name}, compared", value)
 
     def _refusal(self, code: str, message: str, *, expected: str, got: str, likely: str) -> AttestationError:
-        return AttestationError(message, code=f"devices.{code}", step=STEP, expected=expected, got=got, likely=likely)
+        return AttestationError(message, code=code, step=STEP, expected=expected, got=got, likely=likely)
