@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from blindai import Connection
+from blindai import AttestationError, Connection
 from blindai.attestation.attesters import detection
 from blindai.attestation.attesters.platform import Platform
-from blindai.attestation.attesters.tsm import TsmAttester
 from blindai.attestation.evidence import TEE
 from blindai.cli import serve
 from fake_machine import FakeMachine
@@ -120,6 +119,23 @@ def test_without_a_tee_it_says_what_to_do_instead(run: Run, monkeypatch: pytest.
     assert ended.json["error"]["hint"].endswith("blindai serve --platform simulated-tdx")
 
 
+def test_simulated_devices_are_attested_with_it(folder: Path) -> None:
+    with started(folder, "--json", "--devices", "simulated:2") as process:
+        address = announced(process)
+        with pytest.raises(AttestationError) as caught, Connection(address, policy=str(folder / "manifest.toml")):
+            pass
+        process.terminate()
+        process.communicate(timeout=20)
+    assert caught.value.result is not None
+    assert len(caught.value.result.devices) == 2
+    assert caught.value.step == "devices", "the policy says nothing of GPUs"
+
+
+def test_devices_that_do_not_exist(program: Run) -> None:
+    ended = program("serve", "--platform", "simulated-tdx", "--devices", "abacus", "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "attester.unknown_devices")
+
+
 def test_a_platform_that_is_named_but_not_there(program: Run) -> None:
     ended = program("serve", "--platform", "sgx", "--port", "0", "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "attester.missing")
@@ -127,16 +143,15 @@ def test_a_platform_that_is_named_but_not_there(program: Run) -> None:
 
 
 def test_it_says_why_it_runs_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
-    attester = TsmAttester(TEE.INTEL_TDX)
     why = ("not SGX: there is no Gramine", "tdx: the kernel says so")
-    serve._announcer(Platform.TDX, why, attester, as_json=False)("::1", 9443)
+    serve._announcer(Platform.TDX, why, simulated=False, as_json=False)("::1", 9443)
     shown = capsys.readouterr().err
     assert shown.startswith(
         "not SGX: there is no Gramine\ntdx: the kernel says so\nserving at https://[::1]:9443 on tdx"
     )
     assert "SIMULATED" not in shown
     assert "--simulation" not in shown
-    serve._announcer(Platform.TDX, why, attester, as_json=True)("::1", 9443)
+    serve._announcer(Platform.TDX, why, simulated=False, as_json=True)("::1", 9443)
     announced = json.loads(capsys.readouterr().out)
     assert announced == {"address": "https://[::1]:9443", "platform": "tdx", "why": list(why), "simulated": False}
 

@@ -18,7 +18,7 @@ from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from blindai.attestation.attesters.attester import Attester
+    from blindai.channel.end import AttestedEnd
     from blindai.enclave.config import EnclaveConfig
 
 DEFAULT_PORT = 9443
@@ -41,6 +41,10 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Limits and runtime settings (TOML). They are attested."),
     ] = None,
+    devices: Annotated[
+        str,
+        typer.Option("--devices", help="GPUs to attest with it: none, auto, nvidia, simulated or simulated:2."),
+    ] = "none",
     collateral_url: Annotated[
         str | None,
         typer.Option(
@@ -61,10 +65,13 @@ def serve(
     """Serve models behind attested TLS, until interrupted. --json prints the address as JSON once it listens."""
     with reported(as_json=as_json):
         require_server_extra()
+        import msgspec
         import structlog
 
         from blindai.attestation.attesters import opening
         from blindai.attestation.attesters.detection import detect
+        from blindai.attestation.attesters.devices import open_devices
+        from blindai.channel.end import AttestedEnd
         from blindai.enclave.config import EnclaveConfig
         from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
@@ -74,25 +81,23 @@ def serve(
         if platform is Platform.AUTO:
             finding = detect()
             platform, why = finding.platform, finding.explanation
-        attester = opening.bare(platform)
+        attester, beside = opening.bare(platform), open_devices(devices)
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         log = structlog.get_logger("blindai.collateral").warning
         with opening.stapled(attester, url=collateral_url, directory=collateral_dir, log=log) as endorsed:
-            run(_serve(endorsed, settings, host, port, _announcer(platform, why, attester, as_json=as_json)))
+            end = AttestedEnd(endorsed, msgspec.to_builtins(settings), devices=beside)
+            run(_serve(end, settings, host, port, _announcer(platform, why, simulated=end.simulated, as_json=as_json)))
 
 
 async def _serve(
-    attester: Attester, config: EnclaveConfig, host: str, port: int, ready: Callable[[str, int], None]
+    end: AttestedEnd, config: EnclaveConfig, host: str, port: int, ready: Callable[[str, int], None]
 ) -> None:
-    import msgspec
-
-    from blindai.channel.end import AttestedEnd
     from blindai.channel.server import AttestedProtocols
     from blindai.enclave.app import Application
     from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
     from blindai.enclave.server import serve as serve_application
 
-    protocols = AttestedProtocols(AttestedEnd(attester, msgspec.to_builtins(config)))
+    protocols = AttestedProtocols(end)
     application = Application(config, OnnxRuntimeEngine(threads=config.runtime.threads))
     try:
         await serve_application(
@@ -102,26 +107,24 @@ async def _serve(
             host=host,
             port=port,
             ready=ready,
-            simulated=attester.simulated,
+            simulated=end.simulated,
         )
     finally:
         protocols.close()
         await asyncio.sleep(0)  # lets the loop close what was cut
 
 
-def _announcer(
-    platform: Platform, why: Sequence[str], attester: Attester, *, as_json: bool
-) -> Callable[[str, int], None]:
+def _announcer(platform: Platform, why: Sequence[str], *, simulated: bool, as_json: bool) -> Callable[[str, int], None]:
     def ready(host: str, port: int) -> None:
         address = f"https://{f'[{host}]' if ':' in host else host}:{port}"
         if as_json:
-            print_json({"address": address, "platform": platform, "why": why, "simulated": attester.simulated})
+            print_json({"address": address, "platform": platform, "why": why, "simulated": simulated})
             sys.stdout.flush()
             return
         for line in why:
             err.print(f"[dim]{escape(line)}[/]")
         err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
-        if attester.simulated:
+        if simulated:
             err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
             err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
             err.print("  pin it      blindai measure > manifest.toml")
