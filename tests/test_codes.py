@@ -22,7 +22,15 @@ _CODE = re.compile(
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 # Functions of the policy: error(path or key, code, message).
-_POLICY_MODULES = ("manifest.py", "policy.py", "amd_policy.py", "tcb_policy.py", "tpm_policy.py", "gpu_policy.py", "reference_values.py")
+_POLICY_MODULES = (
+    "manifest.py",
+    "policy.py",
+    "amd_policy.py",
+    "tcb_policy.py",
+    "tpm_policy.py",
+    "gpu_policy.py",
+    "reference_values.py",
+)
 
 
 def on_page() -> dict[str, str]:

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 import blindai
-from blindai.attestation import amd_policy, policy, reference_values, tcb_policy, tpm_policy
+from blindai.attestation import amd_policy, gpu_policy, manifest_lint, policy, reference_values, tcb_policy, tpm_policy
 from blindai.attestation.attesters.platform import Platform
 from blindai.attestation.claims import FLAGS
+from blindai.attestation.evidence import TEE
 from blindai.channel import gate, statement
 from blindai.channel.keyset import Keyset
 from blindai.enclave.config import EnclaveConfig, Limits, Runtime, Timeouts
@@ -61,7 +62,13 @@ def test_no_setting_is_listed_that_does_not_exist() -> None:
 def test_every_key_of_a_manifest_is_described() -> None:
     text = page("reference/manifest.md")
     registers = {register for names in reference_values.REGISTER_BYTES.values() for register in names}
-    sections = (tcb_policy.TcbPolicy, amd_policy.AmdPolicy, tpm_policy.TpmPolicy)
+    sections = (
+        tcb_policy.TcbPolicy,
+        amd_policy.AmdPolicy,
+        tpm_policy.TpmPolicy,
+        gpu_policy.GpuPolicy,
+        gpu_policy.GoldenMeasurements,
+    )
     keys = {key for section in sections for key in section.__dataclass_fields__}
     for key in {*policy._KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *keys, *amd_policy.PRODUCT_PARTS}:
         assert re.search(rf"[`\[.]{key}[`\].]", text), key
@@ -69,6 +76,20 @@ def test_every_key_of_a_manifest_is_described() -> None:
         assert f"`{status}`" in text or f'"{status}"' in text, status
     for flag in FLAGS:
         assert f"`{flag}`" in text or f'"{flag}"' in text, flag
+
+
+def test_the_manifest_for_all_tees_is_one() -> None:
+    examples = re.findall(r"^```toml\n(.*?)^```", page("reference/manifest.md"), re.MULTILINE | re.DOTALL)
+    manifest = policy.Policy.parse(examples[-1], "manifest.md")
+    assert set(manifest.accepted_tees) == set(TEE)
+    assert {reference.tee for reference in manifest.hardware} == set(reference_values.HARDWARE_FORMS)
+
+
+def test_every_warning_about_a_manifest_is_described() -> None:
+    source = Path(manifest_lint.__file__).read_text("utf-8")
+    raised = {f"lint.{code}" for code in re.findall(r'_warning\(policy, "([a-z_]+)"', source)}
+    described = {word for word in first_cells(page("reference/manifest.md")) if word.startswith("lint.")}
+    assert raised == described
 
 
 def test_the_specification_names_every_field_and_constant() -> None:

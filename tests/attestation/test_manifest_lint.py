@@ -246,6 +246,37 @@ def test_chips_of_another_tee_leave_none() -> None:
     )
 
 
+def test_devices() -> None:
+    gpus = """\
+[gpus]
+count = 8
+switches = 4
+drivers = ["570.124.06"]
+[[gpus.golden]]
+architecture = "hopper"
+vbios = "96.00.9F.00.01"
+driver = "570.124.06"
+[gpus.golden.measurements]
+9 = ["{}"]
+[[gpus.golden]]
+architecture = "ls10"
+vbios = "96.10.57.00.01"
+[gpus.golden.measurements]
+9 = ["{}"]
+""".format("ab" * 48, "cd" * 48)
+    said = [(text, line) for title, text, line in told(STRICT + gpus) if title == "On all of them"]
+    assert ("GPUs: exactly 8, hopper or blackwell, beside exactly 4 switches", 18) in said
+    assert ("driver of GPUs: 570.124.06", 21) in said
+    assert ("measured firmware: hopper, VBIOS 96.00.9F.00.01, driver 570.124.06, 1 measurements", 22) in said
+    assert ("measured firmware: ls10, VBIOS 96.10.57.00.01, 1 measurements", 28) in said
+    assert lint(STRICT + gpus) == []
+    said = [(text, line) for _, text, line in told(STRICT + "[gpus]\nminimum = 1\n")]
+    assert ("GPUs: at least 1, hopper or blackwell, beside exactly 0 switches", 18) in said
+    assert ("measured firmware of GPUs and switches: any", 18) in said
+    assert lint(STRICT + "[gpus]\nminimum = 1\n") == [("devices_open", 18)]
+    assert ("On all of them", "GPUs and switches: none", None) in told(STRICT)
+
+
 def test_tpms() -> None:
     title = "machines with a TPM 2.0 (tpm)"
     said = told(TPM)

@@ -148,6 +148,12 @@ def _amd(policy: Policy) -> Iterator[Finding]:
         yield _warning(policy, "tcb_open", message, "amd", "products")
 
 
+def _gpus(policy: Policy) -> Iterator[Finding]:
+    if policy.gpus is not None and not policy.gpus.golden:
+        message = "no [[gpus.golden]] is given: GPUs and switches with any firmware are accepted"
+        yield _warning(policy, "devices_open", message, "gpus")
+
+
 def _tpm(policy: Policy) -> Iterator[Finding]:
     if policy.tpm.roots and TEE.TPM not in policy.accepted_tees:
         yield _warning(policy, "unused", "[tpm] has no effect: tpm is not accepted", "tpm")
@@ -179,6 +185,7 @@ _RULES: tuple[Callable[[Policy], Iterator[Finding]], ...] = (
     _code,
     _tcb,
     _amd,
+    _gpus,
     _tpm,
     _attributes,
     _open_lists,

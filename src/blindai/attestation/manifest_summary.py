@@ -125,6 +125,7 @@ def _common(policy: Policy) -> Iterator[Statement]:
         yield _statement(policy, "simulated platforms are accepted, which protect nothing", "allow_simulated")
     attributes = ", ".join(policy.allowed_attributes) or "none"
     yield _statement(policy, f"attributes that may be raised: {attributes}", "attributes", "allowed")
+    yield from _devices(policy)
     if not policy.config_digests:
         yield _statement(policy, "measured configuration: any", "config", "digests")
     for index, digest in enumerate(policy.config_digests):
@@ -132,6 +133,28 @@ def _common(policy: Policy) -> Iterator[Statement]:
     age = policy.max_age_seconds
     text = f"keys vouch for new connections for {age} seconds" if age else "a new quote for every connection"
     yield _statement(policy, text, "resume", "max_age_seconds")
+
+
+def _devices(policy: Policy) -> Iterator[Statement]:
+    gpus = policy.gpus
+    if gpus is None:
+        yield _statement(policy, "GPUs and switches: none")
+        return
+    number = f"exactly {gpus.count}" if gpus.count is not None else f"at least {gpus.minimum}"
+    text = f"GPUs: {number}, {_or(gpus.architectures)}, beside exactly {gpus.switches} switches"
+    yield _statement(policy, text, "gpus")
+    for key, noun, given in (
+        ("drivers", "driver", gpus.drivers),
+        ("vbios", "VBIOS", gpus.vbios),
+        ("modes", "mode", gpus.modes),
+    ):
+        yield _statement(policy, f"{noun} of GPUs: {_or(given) or 'any'}", "gpus", key)
+    for index, golden in enumerate(gpus.golden):
+        release = f"VBIOS {golden.vbios}" + (f", driver {golden.driver}" if golden.driver else "")
+        text = f"measured firmware: {golden.architecture}, {release}, {len(golden.measurements)} measurements"
+        yield _statement(policy, text, "gpus", "golden", index)
+    if not gpus.golden:
+        yield _statement(policy, "measured firmware of GPUs and switches: any", "gpus")
 
 
 def _refused(policy: Policy) -> Iterator[Statement]:
