@@ -118,8 +118,9 @@ class Signed:
     def __init__(self, der: bytes) -> None:
         require(len(der) <= 65536)
         tag, body = one(der)
-        (_, tbs, self.tbs), (_, self.algorithm, _), (bits, signature, _) = elements(body)
-        require(tag == 0x30 and bits == 0x03 and signature[:1] == b"\0" and self.algorithm in ALGORITHMS)
+        (_, tbs, self.tbs), (kind, self.algorithm, _), (bits, signature, _) = elements(body)
+        require((tag, kind, bits) == (0x30, 0x30, 0x03))
+        require(signature[:1] == b"\0" and self.algorithm in ALGORITHMS)
         self.signature = signature[1:]
         self.fields = elements(tbs)
 

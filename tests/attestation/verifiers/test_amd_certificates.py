@@ -535,3 +535,18 @@ def test_a_list_under_a_root_that_is_no_rsa_key_is_refused() -> None:
     with pytest.raises(AttestationError) as caught:
         parse_crl(snp.endorsements_of(with_crl()).crl or b"", root)
     assert caught.value.code == "endorsements.crl.signature"
+
+
+@pytest.mark.parametrize("place", ["certificate", "crl"])
+def test_the_same_signature_written_with_unused_bits_is_refused(place: str) -> None:
+    """No signature covers the count of unused bits, and where they are zeros it is the same signature."""
+    for _ in range(64):
+        evidence = leaf({}) if place == "certificate" else with_crl()
+        written = bytearray(getattr(snp.endorsements_of(evidence), place))
+        if not written[-1] & 1:
+            break
+    snp.accepted(evidence)
+    count_at = len(written) - 512 - 1
+    assert written[count_at] == 0
+    written[count_at] = 1
+    assert step_and_code(with_endorsements(evidence, **{place: bytes(written)})) == MALFORMED

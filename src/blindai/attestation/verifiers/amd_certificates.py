@@ -232,15 +232,17 @@ def parse_crl(der: bytes, root: x509.Certificate) -> x509.CertificateRevocationL
         key = root.public_key()
         genuine = isinstance(key, rsa.RSAPublicKey) and _is_pss_sha384(crl) and crl.is_signature_valid(key)
         _ = (crl.last_update_utc, crl.next_update_utc, [entry.revocation_date_utc for entry in crl])
+        issuer = crl.issuer
+        certificates.require_whole_signature(crl)
         complete = _is_complete(crl)
     except UNPARSABLE as error:
         raise refusal("malformed", "the revocation list cannot be parsed", got=str(error)) from error
-    if crl.issuer != root.subject:
+    if issuer != root.subject:
         raise refusal(
             "crl.issuer",
             "the revocation list comes from another root than the certificates",
             expected=root.subject.rfc4514_string(),
-            got=crl.issuer.rfc4514_string(),
+            got=issuer.rfc4514_string(),
             likely="it is the list of another product line",
         )
     if not genuine:

@@ -47,7 +47,11 @@ def refusal(code: str, message: str, *, expected: str = "", got: str = "", likel
 
 
 def read_whole(certificate: x509.Certificate) -> None:
-    """Have every field of `certificate` parsed now: pyca/cryptography does it on first use, and raises there."""
+    """Have every field of `certificate` parsed now: pyca/cryptography does it on first use, and raises there.
+
+    Raises:
+        ValueError: and all else in `UNPARSABLE`.
+    """
     _ = (
         certificate.subject,
         certificate.issuer,
@@ -57,6 +61,20 @@ def read_whole(certificate: x509.Certificate) -> None:
         certificate.not_valid_before_utc,
         certificate.not_valid_after_utc,
     )
+    require_whole_signature(certificate)
+
+
+def require_whole_signature(signed: x509.Certificate | x509.CertificateRevocationList) -> None:
+    """Refuse a signature that claims not to fill its last byte.
+
+    It is a BIT STRING, whose count of unused bits no signature covers: pyca/cryptography reads past it, so that with
+    another count the same certificate would verify in a second form.
+
+    Raises:
+        ValueError: the count is not 0.
+    """
+    if not signed.public_bytes(Encoding.DER).endswith(b"\0" + signed.signature):
+        raise ValueError("the signature has unused bits")
 
 
 def spki_sha256(certificate: x509.Certificate) -> str:

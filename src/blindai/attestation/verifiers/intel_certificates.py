@@ -21,7 +21,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from blindai.attestation.verifiers.certificates import UNPARSABLE, common_name, read_whole, refusal
+from blindai.attestation.verifiers.certificates import (
+    UNPARSABLE,
+    common_name,
+    read_whole,
+    refusal,
+    require_whole_signature,
+)
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")  # profile specification, section 1.3.5
 
@@ -141,6 +147,7 @@ def parse_crl(der_hex: str, issuer: x509.Certificate, *, what: str) -> x509.Cert
             and crl.is_signature_valid(key)
         )
         _ = (crl.last_update_utc, crl.next_update_utc, [entry.revocation_date_utc for entry in crl])
+        require_whole_signature(crl)
     except UNPARSABLE as error:
         raise refusal("malformed", f"the {what} cannot be parsed", got=str(error)) from error
     if not genuine:
