@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.claims import DeviceClaims
-from blindai.attestation.evidence import DeviceEvidence
+from blindai.attestation.evidence import DeviceEvidence, DeviceKind
 from blindai.attestation.result import OpenCheck
 from blindai.attestation.verifiers.certificates import (
     SIMULATED_VENDOR,
@@ -38,6 +39,7 @@ from blindai.attestation.verifiers.certificates import (
     spki_sha256,
 )
 from blindai.attestation.verifiers.nvidia_certificates import (
+    Chip,
     certified_fwid,
     parse_chain,
     require_issued,
@@ -58,6 +60,9 @@ _DEVICE_CODES = {
 
 _SCALAR_BYTES = 48
 
+# An entry holds about 10 KB. A client seldom talks to more devices than this at a time.
+REMEMBERED_DEVICES = 64
+
 
 def verify_device(
     device: DeviceEvidence, *, anchors: Sequence[Anchor], now: datetime, check: OpenCheck
@@ -77,10 +82,7 @@ def verify_device(
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
     report = parse(device.report, device.kind)
-    chain = parse_chain(device.certificates)
-    fwid = certified_fwid(chain[0])
-    require_issued(chain)
-    chip = require_roles(chain, device.kind)
+    chain, fwid, chip = _checked(device.certificates, device.kind)
     anchor = _anchor(chain, tuple(anchor for anchor in anchors if anchor.vendor is Vendor.NVIDIA), now)
     _require_fwid(report, fwid, check)
     _require_signature(report, chip.key, common_name(chain[0]), check)
@@ -99,6 +101,15 @@ def verify_device(
         not_after=min(window.not_after for window in certificate_windows(chain)),
         locations=report.locations,
     )
+
+
+@lru_cache(REMEMBERED_DEVICES)
+def _checked(certificates: str, kind: DeviceKind) -> tuple[tuple[x509.Certificate, ...], bytes, Chip]:
+    """All about a chain that does not change with time or policy: it is sent anew with each report."""
+    chain = parse_chain(certificates)
+    fwid = certified_fwid(chain[0])
+    require_issued(chain)
+    return chain, fwid, require_roles(chain, kind)
 
 
 def _anchor(chain: tuple[x509.Certificate, ...], anchors: Sequence[Anchor], now: datetime) -> Anchor:
