@@ -277,6 +277,16 @@ vbios = "96.10.57.00.01"
     assert ("On all of them", "GPUs and switches: none", None) in told(STRICT)
 
 
+def test_where_every_tee_is_accepted_no_other_is_refused() -> None:
+    pcr = "".join(
+        f'[[code]]\nname = "{tee}"\ntee = "{tee}"\npcr4 = "{ROOT}"\n' for tee in ("azure-sev-snp", "azure-tdx", "tpm")
+    )
+    tees = ", ".join(f'"{tee}"' for tee in TEE)
+    td = TDX[TDX.index("[[code]]") : TDX.index("[chips]")]
+    text = edited(STRICT, '["amd-sev-snp"]', f"[{tees}]") + td + SGX + pcr + f'[tpm]\nroots = ["{ROOT}"]\n'
+    assert not [said for _, said, _ in told(text) if said.startswith("other TEEs")]
+
+
 def test_tpms() -> None:
     title = "machines with a TPM 2.0 (tpm)"
     said = told(TPM)

@@ -496,6 +496,8 @@ def test_what_is_written_reads_back_as_the_same_policy(policy: Policy) -> None:
         ({"tcb": TcbPolicy(statuses=("Revoked",))}, "revoked"),
         ({"tcb": TcbPolicy(statuses=("OutOfDate",))}, "grace"),
         ({"allow_simulated": True}, "simulated_root"),
+        ({"amd": AmdPolicy(minimum_tcb={"Milan": {"fmc": 1}})}, "unknown_key"),
+        ({"amd": AmdPolicy(products=())}, "missing_key"),
         ({"chips": ("AB" * 16,)}, "hex"),
         ({"max_age_seconds": 3601}, "range"),
     ],
