@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +17,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.evidence import Evidence
+from blindai.attestation.policy import Policy
 from blindai.cli.verdict import EXPLAIN_WIDTH
 from blindai.crypto.digests import tagged_sha256
 
 from .conftest import Run
 from .test_verify import with_other_code
 
+CHECKOUT = Path(__file__).parents[2]
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -79,6 +84,15 @@ def test_the_statement_can_be_hashed_by_hand(run: Run, saved: Path) -> None:
     keyset, config = content["gate"]["keyset"], content["gate"]["config"]
     assert tagged_sha256("blindai/keyset/v1", keyset) == content["gate"]["statement"]["keyset_digest"]
     assert tagged_sha256("blindai/config/v1", config) == content["gate"]["statement"]["config_digest"]
+
+
+def test_the_script_of_the_documentation_checks_a_file_by_hand(saved: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "verdict.md").read_text("utf-8"), re.DOTALL)
+    ended = subprocess.run([sys.executable, "-I", "-c", script], cwd=saved.parent, capture_output=True, check=True)
+    told = dict(line.split() for line in ended.stdout.decode().splitlines())
+    policy = Policy.load(saved.parent / "manifest.toml")
+    assert told["root"] == policy.simulated_roots[Vendor.INTEL]
+    assert told["mrtd"] in {reference.measurements.get("mrtd") for reference in policy.code}
 
 
 def test_the_file_holds_no_private_key(saved: Path) -> None:
@@ -294,7 +308,8 @@ class TestEndorsements:
         assert run("audit", bare, "--collateral-url", "https://pccs.invalid").code == 0
         assert asked == ["intel-tdx"]
 
-    def test_a_service_that_cannot_be_reached(self, run: Run, bare: Path) -> None:
+    def test_a_service_that_cannot_be_reached(self, run: Run, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("blindai.attestation.collateral.fetch.ATTEMPTS", 1)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         ended = run("audit", bare, "--collateral-url", f"http://127.0.0.1:{port}", XDG_CACHE_HOME=str(bare.parent))
