@@ -14,6 +14,16 @@ from blindai.attestation.amd_policy import MAX_PART_VERSION, PRODUCT_PARTS, SIGN
 from blindai.attestation.anchors import INTEL_SGX_ROOT, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
+from blindai.attestation.gpu_policy import (
+    ARCHITECTURES,
+    GPU_ARCHITECTURES,
+    MAX_DEVICES,
+    MAX_INDEX,
+    MEASUREMENT_BYTES,
+    MODES,
+    GoldenMeasurements,
+    GpuPolicy,
+)
 from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin
 from blindai.attestation.policy import CHIP_ID_BYTES, DEFAULT_ATTRIBUTES, MAX_AGE_SECONDS, Policy
 from blindai.attestation.reference_values import CODE_FORMS, HARDWARE_FORMS, REGISTER_BYTES, CodeReference
@@ -315,6 +325,41 @@ WRONG: list[tuple[str, str, str, str, str, str]] = [
     ("maker's root not hex", MAKER, "-" * 64, "hex", "roots = ", "it contains '-'"),
     ("maker's root that is simulated", MAKER, ROOT, "simulated_root", "intel =", "real hardware"),
     ("unknown key of TPMs", 'roots = ["', 'root = ["', "unknown_key", "root = [", "'roots'"),
+    ("devices without a number", "[chips]", "[gpus]\n[chips]", "gpus", "[gpus]", "either 'count'"),
+    ("two numbers of devices", "[chips]", "[gpus]\ncount = 1\nminimum = 1\n[chips]", "gpus", "minimum = 1", "either"),
+    ("too many devices", "[chips]", "[gpus]\ncount = 65\n[chips]", "range", "count", "0 to 64"),
+    (
+        "no architecture",
+        "[chips]",
+        "[gpus]\ncount = 1\narchitectures = []\n[chips]",
+        "missing_key",
+        "architectures",
+        "no GPU could be accepted",
+    ),
+    (
+        "odd driver",
+        "[chips]",
+        '[gpus]\ncount = 1\ndrivers = ["-1"]\n[chips]',
+        "unknown_value",
+        "drivers",
+        "not a version",
+    ),
+    (
+        "golden without measurement",
+        "[chips]",
+        '[gpus]\ncount = 1\n[[gpus.golden]]\narchitecture = "hopper"\nvbios = "96"\n[chips]',
+        "missing_key",
+        "[[gpus.golden]]",
+        "nothing would be pinned",
+    ),
+    (
+        "golden without values",
+        "[chips]",
+        '[gpus]\ncount = 1\n[[gpus.golden]]\narchitecture = "hopper"\nvbios = "96"\nmeasurements.9 = []\n[chips]',
+        "missing_key",
+        "measurements.9",
+        "no value",
+    ),
     ("syntax", "[tcb]", "[tcb", "syntax", "", "not valid TOML"),
 ]
 
@@ -434,6 +479,33 @@ def references(draw: st.DrawFn, kind: type[Hardware], tee: TEE, name: str) -> Ha
     return kind(name=name, tee=tee, measurements=measurements, **numbers)
 
 
+VERSIONS = st.from_regex(r"\A[0-9A-Za-z][0-9A-Za-z._-]{0,9}\Z")
+
+
+@st.composite
+def gpu_policies(draw: st.DrawFn) -> GpuPolicy:
+    exact = draw(st.booleans())
+    number = draw(st.integers(0, MAX_DEVICES))
+    values = st.lists(hexes(MEASUREMENT_BYTES), min_size=1, max_size=2).map(tuple)
+    golden = st.builds(
+        GoldenMeasurements,
+        architecture=st.sampled_from(ARCHITECTURES),
+        vbios=VERSIONS,
+        driver=st.just("") | VERSIONS,
+        measurements=st.dictionaries(st.integers(1, MAX_INDEX), values, min_size=1, max_size=3),
+    )
+    return GpuPolicy(
+        count=number if exact else None,
+        minimum=None if exact else number,
+        switches=draw(st.integers(0, MAX_DEVICES)),
+        architectures=tuple(draw(st.lists(st.sampled_from(GPU_ARCHITECTURES), min_size=1, unique=True))),
+        drivers=tuple(draw(st.lists(VERSIONS, max_size=2))),
+        vbios=tuple(draw(st.lists(VERSIONS, max_size=2))),
+        modes=tuple(draw(st.lists(st.sampled_from(MODES), unique=True))),
+        golden=tuple(draw(st.lists(golden, max_size=2))),
+    )
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     tees = draw(st.permutations(list(TEE)).flatmap(lambda order: st.sampled_from([order, order[:1]])))
@@ -468,6 +540,7 @@ def policies(draw: st.DrawFn) -> Policy:
             minimum_tcb=floors,
         ),
         tpm=TpmPolicy(roots=tuple(makers)),
+        gpus=draw(st.none() | gpu_policies()),
         allowed_attributes=tuple(draw(st.lists(st.sampled_from(sorted(FLAGS)), unique=True))),
         chips=tuple(draw(st.lists(st.sampled_from(tees).flatmap(lambda tee: hexes(CHIP_ID_BYTES[tee])), max_size=2))),
         config_digests=tuple(draw(st.lists(hexes(32), max_size=2))),
