@@ -47,7 +47,9 @@ def test_code_that_is_not_approved(run: Run, folder: Path, address: str) -> None
     assert head == "AttestationError: the simulated enclave runs code you have not approved"
     assert [row.split()[0] for row in rows] == ["check", "expected", "got", "likely", "safe", "next", "code"]
     told = {row.split()[0]: row.split(maxsplit=1)[1] for row in rows}
-    assert re.fullmatch(r"code measurement \(MRTD\)\s+8 of 9 passed", told["check"])
+    counted = re.fullmatch(r"code measurement \(MRTD\)\s+(\d+) of (\d+) passed", told["check"])
+    assert counted is not None
+    assert int(counted[1]) == int(counted[2]) - 1
     assert re.fullmatch(r"[0-9a-f]{4}\.\.[0-9a-f]{2} \(policy other\.toml, line \d+\)", told["expected"])
     assert re.fullmatch(r"[0-9a-f]{4}\.\.[0-9a-f]{2}", told["got"])
     assert told["safe"] == "no prompt, tensor or API key was sent"
@@ -144,8 +146,11 @@ def test_ten_lines_even_where_everything_is_pinned(run: Run, folder: Path, addre
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert (len(lines), max(map(len, lines)) <= 80) == (10, True)
-    assert "11 of 11 required checks" in ended.out
-    assert [line[:4] for line in lines[:8]] == ["PASS"] * 7 + ["SKIP"]
+    counted = re.search(r"(\d+) of (\d+) required checks", ended.out)
+    assert counted is not None
+    assert int(counted[1]) == int(counted[2]) >= 11
+    assert [line[:4] for line in lines[:7]] == ["PASS"] * 7
+    assert lines[7][:4] in {"PASS", "SKIP"}
 
 
 def test_a_port_that_is_no_enclave(run: Run) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -35,7 +37,7 @@ EXPLAIN_WIDTH = 100
 
 def print_checks(result: AttestationResult) -> None:
     """One line for each check, at most `MAX_ROWS`."""
-    made = [check for check in result.checks if check.outcome != "SKIP"]
+    made = _one_each([check for check in result.checks if check.outcome != "SKIP"])
     skipped = [check for check in result.checks if check.outcome == "SKIP"]
     for step in _IMPLIED:
         if len(made) + bool(skipped) > MAX_ROWS:
@@ -80,6 +82,23 @@ def platform(result: AttestationResult | None) -> str:
     if result is None or result.claims is None:
         return ""
     return f"[bold yellow]SIMULATED[/] {result.claims.tee}" if result.simulated else str(result.claims.tee)
+
+
+def _one_each(made: list[Check]) -> list[Check]:
+    """One check for each step: where a step was made several times, its first failure, or the whole."""
+    from blindai.attestation.result import STEPS
+
+    rows: list[Check] = []
+    for step, group in groupby(made, lambda check: check.step):
+        checks = list(group)
+        failed = [check for check in checks if check.outcome == "FAIL"]
+        row = failed[0] if failed else checks[0]
+        if len(failed) > 1:
+            row = msgspec.structs.replace(row, name=f"{row.name} and {len(failed) - 1} more")
+        elif len(checks) > 1 and not failed:
+            row = msgspec.structs.replace(row, name=STEPS[step])
+        rows.append(row)
+    return rows
 
 
 def _rest(skipped: list[Check]) -> str:
