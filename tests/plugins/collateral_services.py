@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from blindai.attestation.evidence import IntelCollateral
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.intel import SimulatedIntel
 
@@ -95,32 +96,30 @@ def serving(answer: Answerer) -> Iterator[Service]:
         server.server_close()
 
 
-def pccs(platform: SimulatedIntel, *, fmspc: str = "00906ed50000") -> Answerer:
-    """A PCCS that knows one platform; its lists are hex, as those of Intel's reference PCCS are."""
+def pccs(platform: SimulatedIntel) -> Answerer:
+    """A PCCS that knows one simulated platform."""
+    tree = "sgx" if platform.tee == "intel-sgx" else "tdx"
+    return pccs_with(platform.collateral, tree=tree, fmspc="00906ed50000", ca="platform")
+
+
+def pccs_with(collateral: Callable[[], IntelCollateral], *, tree: str, fmspc: str, ca: str) -> Answerer:
+    """A PCCS that knows one platform; its root list is hex, as that of Intel's reference PCCS is."""
 
     def answer(path: str, query: dict[str, str]) -> Reply:
-        collateral = platform.collateral()
-        tree = "sgx" if platform.tee == "intel-sgx" else "tdx"
+        held = collateral()
         version = "certification/v4"
         if path == f"/{tree}/{version}/tcb" and query.get("fmspc", "").lower() == fmspc:
-            return signed(
-                "tcbInfo", collateral.tcb_info, collateral.tcb_info_signature, collateral.tcb_info_issuer_chain
-            )
+            return signed("tcbInfo", held.tcb_info, held.tcb_info_signature, held.tcb_info_issuer_chain)
         if path == f"/{tree}/{version}/qe/identity":
             return signed(
-                "enclaveIdentity",
-                collateral.qe_identity,
-                collateral.qe_identity_signature,
-                collateral.qe_identity_issuer_chain,
+                "enclaveIdentity", held.qe_identity, held.qe_identity_signature, held.qe_identity_issuer_chain
             )
-        if path == f"/sgx/{version}/pckcrl" and query.get("ca") == "platform":
-            chain = {"SGX-PCK-CRL-Issuer-Chain": quote(collateral.pck_crl_issuer_chain)}
-            body = collateral.pck_crl.encode()
-            return Reply(
-                body=bytes.fromhex(collateral.pck_crl) if query.get("encoding") == "der" else body, headers=chain
-            )
+        if path == f"/sgx/{version}/pckcrl" and query.get("ca") == ca:
+            chain = {"SGX-PCK-CRL-Issuer-Chain": quote(held.pck_crl_issuer_chain)}
+            der = bytes.fromhex(held.pck_crl)
+            return Reply(body=der if query.get("encoding") == "der" else held.pck_crl.encode(), headers=chain)
         if path == f"/sgx/{version}/rootcacrl":
-            return Reply(body=collateral.root_ca_crl.encode())
+            return Reply(body=held.root_ca_crl.encode())
         return Reply(status=404)
 
     return answer

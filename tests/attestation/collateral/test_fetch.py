@@ -41,8 +41,9 @@ def test_a_service_that_says_when_to_come_back(world: World, service: Service) -
     assert len(service.requests) == 2
 
 
-def test_a_date_in_retry_after(world: World, service: Service) -> None:
-    service.faults["/a"] = Reply(429, headers={"Retry-After": "Thu, 15 Jan 2026 12:00:25 GMT"})
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])
+def test_a_date_in_retry_after(world: World, service: Service, zone: str) -> None:
+    service.faults["/a"] = Reply(429, headers={"Retry-After": f"Thu, 15 Jan 2026 12:00:25 {zone}"})
     refused(world, f"{service.url}/a", patience=30)
     assert world.slept == [25.0]
 

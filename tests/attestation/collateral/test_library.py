@@ -10,19 +10,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from blindai.attestation.anchors import Anchor
+from blindai.attestation.anchors import INTEL_SGX_ROOT, Anchor
+from blindai.attestation.attesters.azure import AzureAttester
 from blindai.attestation.collateral.cache import Cache, default_directory, log_plainly
 from blindai.attestation.collateral.library import Library, complete
 from blindai.attestation.collateral.service import Services
-from blindai.attestation.evidence import TEE, AmdEndorsements, Evidence, TpmQuote
+from blindai.attestation.evidence import TEE, AmdEndorsements, Evidence, IntelCollateral, TpmQuote
 from blindai.attestation.result import Checklist
 from blindai.attestation.simulated.amd import AmdFaults, SimulatedAmd
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
+from blindai.attestation.simulated.azure import SimulatedAzure
 from blindai.attestation.simulated.intel import Faults, SimulatedIntel
 from blindai.attestation.simulated.root import SimulatedRoot
+from blindai.attestation.simulated.tpm import SimulatedTpm
+from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
 from blindai.attestation.verifiers import verify
 from blindai.errors import AttestationError, Unavailable
-from collateral_services import Reply, Service, kds, pccs, serving
+from collateral_services import Reply, Service, kds, pccs, pccs_with, serving
 from collateral_world import START, World
 
 REPORT_DATA = bytes(range(64))
@@ -30,6 +34,8 @@ TCB = "/tdx/certification/v4/tcb"
 QE = "/tdx/certification/v4/qe/identity"
 PCK_CRL = "/sgx/certification/v4/pckcrl"
 ROOT_CRL = "/sgx/certification/v4/rootcacrl"
+
+REAL = [("sgx_v3", "sgx", "00a067110000", "processor"), ("tdx_v4", "tdx", "b0c06f000000", "platform")]
 
 
 def accepted(evidence: Evidence, anchor: Anchor, now: datetime) -> None:
@@ -64,6 +70,62 @@ def test_an_sgx_quote_asks_for_the_other_tree(world: World, intel_root: Simulate
         whole = complete(sgx.attest(REPORT_DATA).bare(), world.library(Services(intel=service.url)))
     accepted(whole, sgx.anchor, world.now)
     assert service.requests[0].startswith("/sgx/certification/v4/tcb?")
+
+
+@pytest.mark.parametrize(("name", "tree", "fmspc", "ca"), REAL)
+def test_real_quotes_with_intels_own_answers(
+    world: World, vectors: Path, tmp_path: Path, name: str, tree: str, fmspc: str, ca: str
+) -> None:
+    """The answers are put together from what Intel's service gave when the quotes were made."""
+    tee = TEE.INTEL_SGX if tree == "sgx" else TEE.INTEL_TDX
+    world.now = datetime(2025, 7, 1, tzinfo=UTC)
+    given = msgspec.json.decode((vectors / "intel" / f"{name}_collateral.json").read_bytes(), type=IntelCollateral)
+    bare = Evidence(tee=tee, quote=(vectors / "intel" / f"{name}_quote.bin").read_bytes())
+    with serving(pccs_with(lambda: given, tree=tree, fmspc=fmspc, ca=ca)) as service:
+        whole = complete(bare, world.library(Services(intel=service.url), Cache(tmp_path)))
+    assert whole.intel_collateral == given
+    offline = world.library(Services(), Cache(tmp_path), online=False)
+    assert complete(bare, offline) == whole
+    verify(whole, anchors=(INTEL_SGX_ROOT,), now=world.now, checks=Checklist())
+
+
+def test_a_real_report_with_amds_own_answers(world: World, vectors: Path, tmp_path: Path) -> None:
+    """The list is the simulated one of no product line: AMD's is not among the vectors."""
+    report = (vectors / "amd" / "milan_v2_report.bin").read_bytes()
+    vcek = (vectors / "amd" / "milan_v2_vcek.der").read_bytes()
+    chain = (vectors / "amd" / "ask_ark_milan.pem").read_bytes()
+    asked: list[dict[str, str]] = []
+
+    def answer(path: str, query: dict[str, str]) -> Reply:
+        if path == f"/vcek/v1/Milan/{report[0x1A0:0x1E0].hex()}":
+            asked.append(query)
+            return Reply(body=vcek)
+        return Reply(body=chain) if path == "/vcek/v1/Milan/cert_chain" else Reply(404)
+
+    with serving(answer) as service:
+        library = world.library(Services(amd=service.url), Cache(tmp_path))
+        error = missing(library, Evidence(tee=TEE.AMD_SEV_SNP, quote=report))
+    assert "the revocation list of Milan" in error.message
+    assert "VCEK certificate" not in error.message
+    tcb = report[0x180:0x188]
+    assert [int(asked[0][name]) for name in ("blSPL", "teeSPL", "snpSPL", "ucodeSPL")] == [
+        *tcb[:2],
+        *tcb[6:],
+    ]
+
+
+@pytest.mark.parametrize("tee", [TEE.AZURE_SEV_SNP, TEE.AZURE_TDX])
+def test_azure_is_endorsed_by_the_processor_below(
+    world: World, snp: SimulatedAmd, tdx: SimulatedIntel, tee: TEE
+) -> None:
+    processor = snp if tee is TEE.AZURE_SEV_SNP else tdx
+    tpm = SimulatedTpm(SimulatedTpmRoot.generate(), ak="rsa", clock=world.clock)
+    machine = SimulatedAzure(processor, tpm)
+    bare = AzureAttester(machine, machine).attest(REPORT_DATA).bare()
+    answer = kds(processor) if isinstance(processor, SimulatedAmd) else pccs(processor)
+    with serving(answer) as service:
+        whole = complete(bare, world.library(Services(intel=service.url, amd=service.url)))
+    verify(whole, anchors=(processor.anchor,), now=world.now, checks=Checklist())
 
 
 @pytest.mark.parametrize("product", ["Milan", "Genoa", "Turin"])
@@ -107,6 +169,14 @@ def test_nobody_but_the_host_has_a_vlek(world: World, amd_root: SimulatedAmdRoot
     assert "the host should" in error.message
 
 
+def test_a_chain_of_the_wrong_length(world: World, snp: SimulatedAmd, amd_service: Service) -> None:
+    path = "/vcek/v1/Milan/cert_chain"
+    genuine = amd_service.reply(path)
+    amd_service.faults[path] = genuine._replace(body=genuine.body * 2)
+    error = missing(world.library(Services(amd=amd_service.url)), snp.attest(REPORT_DATA).bare())
+    assert "are 2, not 4" in error.message
+
+
 def test_a_masked_chip_cannot_be_asked_for(world: World, amd_root: SimulatedAmdRoot) -> None:
     snp = SimulatedAmd(amd_root, faults=AmdFaults(masked_chip=True), clock=world.clock)
     with serving(kds(snp)) as service:
@@ -120,6 +190,24 @@ def test_a_processor_that_nobody_knows(world: World, snp: SimulatedAmd) -> None:
     with pytest.raises(AttestationError) as caught:
         complete(msgspec.structs.replace(bare, quote=other), world.library(Services()))
     assert (caught.value.code, caught.value.step) == ("endorsements.product", "endorsements")
+
+
+def test_a_pck_certificate_that_describes_no_platform(world: World, tdx: SimulatedIntel) -> None:
+    """The one of a CA stands in its place."""
+    quote = tdx.attest(REPORT_DATA).quote
+    start = quote.index(b"-----BEGIN CERTIFICATE-----")
+    chain = quote[start:].rstrip(b"\0")
+    _, ca, root = (part + b"-----END CERTIFICATE-----\n" for part in chain.split(b"-----END CERTIFICATE-----\n")[:3])
+    other = ca + ca + root
+    delta = len(other) - len(chain)
+    sizes = {start - 4: delta, start - 4 - 2 - 32 - 2 - 64 - 384 - 4: delta, 632: delta}
+    changed = bytearray(quote)
+    for at, change in sizes.items():
+        changed[at : at + 4] = (int.from_bytes(changed[at : at + 4], "little") + change).to_bytes(4, "little")
+    changed[start : start + len(chain)] = other
+    with pytest.raises(AttestationError) as caught:
+        complete(Evidence(tee=TEE.INTEL_TDX, quote=bytes(changed)), world.library(Services()))
+    assert (caught.value.code, caught.value.step) == ("endorsements.malformed", "endorsements")
 
 
 def test_complete_evidence_and_a_tpm_ask_nobody(world: World, tdx: SimulatedIntel) -> None:
@@ -362,7 +450,7 @@ def test_a_failed_renewal_is_logged_and_the_old_is_used_to_its_end(
         "intel-root-crl.pem",
     }
     assert all("503" in fields["error"] for fields in failed)
-    assert min(fields["valid_until"] for fields in failed) >= first.not_after
+    assert min(fields["valid_until"] for fields in failed) == f"{first.not_after:%Y-%m-%dT%H:%M:%SZ}"
 
     world.now = first.not_after
     assert library.endorse(tdx.attest(REPORT_DATA).bare(), patience=0) == first

@@ -155,7 +155,7 @@ def test_an_attester_that_fails_is_logged_with_what_is_held(world: World, tdx: S
     stapled = stapling(world, attester, world.library(Services(), online=False))
     assert not stapled.refresh()
     assert world.events_named("collateral_not_refreshed") == [
-        {"error": "the device is gone", "code": "attester.failed", "valid_until": None}
+        {"error": "the device is gone", "code": "attester.failed", "valid_until": ""}
     ]
 
 

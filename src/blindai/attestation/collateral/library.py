@@ -129,7 +129,7 @@ class Library:
             raise _missing(plan, needed, offline=self._fetcher is None)
         for document, error in failures.items():
             until = kept[document].window.not_after
-            self._log("collateral_not_refreshed", document=document.name, error=error.message, valid_until=until)
+            self._log("collateral_not_refreshed", document=document.name, error=error.message, valid_until=_text(until))
         entries = {document.name: entry for document, entry in (kept | fetched).items()}
         try:
             renewed = plan.assemble(entries)
@@ -137,7 +137,7 @@ class Library:
             why = Unavailable(f"what came does not verify: {error.message} ({error.code})", code="collateral.refused")
             if usable is None:
                 raise _missing(plan, [(document, why) for document in fetched], offline=False) from error
-            self._log("collateral_not_refreshed", error=why.message, valid_until=usable.not_after)
+            self._log("collateral_not_refreshed", error=why.message, valid_until=_text(usable.not_after))
             return usable
         for document, entry in fetched.items():
             self._cache.store(document, entry)
@@ -176,8 +176,8 @@ class Library:
         entry = read(document, answer.body, chain=chain, fetched_at=now)
         if not entry.window.not_before <= now <= entry.window.not_after:
             raise Unavailable(
-                f"what came is valid from {entry.window.not_before:%Y-%m-%dT%H:%M:%SZ} to"
-                f" {entry.window.not_after:%Y-%m-%dT%H:%M:%SZ}; the time here is {now:%Y-%m-%dT%H:%M:%SZ}",
+                f"what came is valid from {_text(entry.window.not_before)} to {_text(entry.window.not_after)};"
+                f" the time here is {_text(now)}",
                 code="collateral.expired",
             )
         return entry
@@ -231,3 +231,7 @@ def _missing(plan: Plan, failures: list[tuple[Document, Unavailable]], *, offlin
             f" or give a folder that holds {names}: --collateral-dir"
         ),
     )
+
+
+def _text(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -106,7 +106,7 @@ class StaplingAttester:
                 "collateral_not_refreshed",
                 error=error.message,
                 code=error.code,
-                valid_until=held.not_after if held is not None else None,
+                valid_until="" if held is None else f"{held.not_after.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
             )
             return False
         return True
@@ -139,9 +139,7 @@ class StaplingAttester:
     def _renew(self, *, refresh: bool) -> datetime | None:
         # This quote goes nowhere. No statement hashes to zeros.
         evidence = self._attester.attest(bytes(REPORT_DATA_BYTES))
-        if is_complete(evidence):
-            return None
-        endorsements = self._library.endorse(evidence, refresh=refresh)
+        endorsements = None if is_complete(evidence) else self._library.endorse(evidence, refresh=refresh)
         if endorsements is None:
             return None
         self._endorsements = endorsements
