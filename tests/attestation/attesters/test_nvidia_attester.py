@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from blindai.attestation.attesters import nvidia
 from blindai.attestation.attesters.devices import SimulatedDeviceAttester, open_devices
 from blindai.attestation.attesters.nvidia import NvidiaAttester, NvmlMissing
 from blindai.attestation.result import OpenCheck
@@ -134,7 +134,7 @@ def test_refused_later(nvml: FakeNvml, wrong: dict[str, Any], code: str) -> None
 class TestOpening:
     @pytest.fixture
     def installed(self, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-        monkeypatch.setattr(nvidia.importlib, "import_module", lambda _: nvml)
+        monkeypatch.setattr(importlib, "import_module", lambda _: nvml)
         return nvml
 
     @pytest.fixture
@@ -142,7 +142,7 @@ class TestOpening:
         def fail(name: str) -> None:
             raise builtins.ImportError(name)
 
-        monkeypatch.setattr(nvidia.importlib, "import_module", fail)
+        monkeypatch.setattr(importlib, "import_module", fail)
 
     def test_none(self) -> None:
         assert open_devices("none") is None

@@ -24,7 +24,8 @@ NVML_MODULE = "pynvml"  # of the package nvidia-ml-py
 class Nvml(Protocol):
     """The part of `pynvml` that is used."""
 
-    NVMLError: type[Exception]
+    @property
+    def NVMLError(self) -> type[Exception]: ...  # noqa: N802 - NVIDIA's name
 
     def nvmlInit(self) -> None: ...  # noqa: N802 - NVIDIA's name
 
