@@ -59,6 +59,15 @@ def serve(
             help="Where endorsements are kept. Without --collateral-url: all there are; nothing is fetched.",
         ),
     ] = None,
+    tpm_tcti: Annotated[
+        str, typer.Option("--tpm-tcti", metavar="TCTI", help="Where the TPM is, as tpm2-tss writes it.")
+    ] = "device:/dev/tpmrm0",
+    tpm_certificates: Annotated[
+        Path | None, typer.Option("--tpm-certificates", metavar="FILE", help="Certificates of the TPM's maker (PEM).")
+    ] = None,
+    tpm_event_log: Annotated[
+        Path, typer.Option("--tpm-event-log", metavar="FILE", help="The firmware's boot log.")
+    ] = Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +90,8 @@ def serve(
         if platform is Platform.AUTO:
             finding = detect()
             platform, why = finding.platform, finding.explanation
-        attester, beside = opening.bare(platform), open_devices(devices)
+        tpm = opening.TpmOptions(tcti=tpm_tcti, certificates=tpm_certificates, event_log=tpm_event_log)
+        attester, beside = opening.bare(platform, tpm=tpm), open_devices(devices)
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         log = structlog.get_logger("blindai.collateral").warning
         with opening.stapled(attester, url=collateral_url, directory=collateral_dir, log=log) as endorsed:

@@ -4,16 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attestation import azure
 from tests.attestation.simulation import REPORT_DATA
 
+from blindai.attestation.attesters import opening
 from blindai.attestation.attesters.gramine import FOLDER
-from blindai.attestation.attesters.opening import SIMULATED_TEES, bare, stapled
+from blindai.attestation.attesters.opening import SIMULATED_TEES, TpmOptions, bare, stapled
 from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.tpm_device import DEFAULT_TCTI
 from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.evidence import TEE
 from blindai.attestation.simulated.amd import SimulatedAmd
+from blindai.attestation.simulated.azure import SimulatedAzure
 from blindai.attestation.simulated.intel import SimulatedIntel
-from blindai.errors import ConfigurationError, Unavailable
+from blindai.errors import AttestationError, BlindAIError, ConfigurationError, Unavailable
 from fake_gramine import FakeGramine
 from fake_machine import FakeMachine
 from fake_tsm import FakeTsm, SevGuest, TdxGuest
@@ -64,3 +68,58 @@ def test_hardware_without_endorsements_is_not_served(tdx: SimulatedIntel, tmp_pa
     with pytest.raises(Unavailable) as caught, stapled(bare(Platform.TDX, files=files), directory=tmp_path):
         pass
     assert caught.value.code == "collateral.missing"
+
+
+def test_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def open_tpm(tcti: str) -> SimulatedAzure:
+        asked.append(tcti)
+        return azure.machine(TEE.AZURE_SEV_SNP)
+
+    monkeypatch.setattr(opening, "TpmDevice", open_tpm)
+    attester = bare(Platform.AZURE, tpm=TpmOptions(tcti="swtpm:"))
+    assert (attester.tee, attester.simulated) == (TEE.AZURE_SEV_SNP, False)
+    bare(Platform.AZURE)
+    assert asked == ["swtpm:", DEFAULT_TCTI]
+
+
+def test_an_ordinary_machine_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        def __init__(self, tcti: str) -> None: ...
+
+        def read_nv(self, index: int) -> bytes:
+            raise failure
+
+    monkeypatch.setattr(opening, "TpmDevice", Other)
+    failure: BlindAIError
+    failures = AttestationError("none", code="evidence.hcl"), ConfigurationError("none", code="attester.missing")
+    for failure in failures:  # noqa: B007  # it is read when the TPM is
+        with pytest.raises(ConfigurationError, match="confidential VM") as caught:
+            bare(Platform.AZURE)
+        assert caught.value.code == "attester.missing"
+        assert caught.value.hint.endswith("--platform tpm")
+    failure = ConfigurationError("may not", code="attester.denied")
+    with pytest.raises(ConfigurationError) as caught:
+        bare(Platform.AZURE)
+    assert caught.value is failure
+
+
+def test_a_tpm(tmp_path: Path) -> None:
+    attester = bare(Platform.TPM, tpm=TpmOptions(tcti="device:/dev/none", event_log=tmp_path / "log"))
+    assert (attester.tee, attester.simulated) == (TEE.TPM, False)
+    with stapled(attester) as endorsed:
+        assert endorsed is attester, "the gate has to see that it activates credentials"
+    with pytest.raises(ConfigurationError) as caught:
+        attester.attest(REPORT_DATA)
+    assert caught.value.code == "attester.missing"
+
+
+@pytest.mark.parametrize(("content", "code"), [(None, "attester.missing"), (b"x", "attester.tpm_certificate")])
+def test_certificates_of_a_tpm_that_cannot_be_read(tmp_path: Path, content: bytes | None, code: str) -> None:
+    path = tmp_path / "maker.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        bare(Platform.TPM, tpm=TpmOptions(certificates=path))
+    assert caught.value.code == code
