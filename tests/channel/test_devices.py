@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -68,7 +68,7 @@ def serve(attester: Attester, run_end: Callable[..., Any]) -> Callable[..., Any]
 
 
 @pytest.fixture
-def refused(victim: Any, serve: Callable[..., Any]) -> Iterator[Callable[..., AttestationError]]:
+def refused(victim: Any, serve: Callable[..., Any]) -> Callable[..., AttestationError]:
     def refused(devices: Any, gpu_policy: GpuPolicy | None, **options: Any) -> AttestationError:
         victim._policy = replace(victim._policy, gpus=gpu_policy)
         with pytest.raises(AttestationError) as caught:

@@ -267,7 +267,7 @@ def made(
     *,
     role: str,
     is_ca: bool,
-    algorithm: hashes.HashAlgorithm | None = None,
+    algorithm: hashes.SHA256 | None = None,
     no_usage: bool = False,
     may_sign: bool = True,
     fwid: bytes = b"",
