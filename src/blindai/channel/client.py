@@ -232,7 +232,7 @@ class AttestedChannel:
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError, RecursionError) as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
         self._require_protocol(fresh.v, fresh.mode, Mode.FRESH)
-        devices = devices_digest(Evidence.decode(bytes(fresh.evidence)).devices)
+        devices = _devices_digest(bytes(fresh.evidence))
         now = self._party.now()
         self.transcript = Transcript(
             at=now,
@@ -367,6 +367,13 @@ class AttestedChannel:
                 f"{self._party.address} ended the TLS connection before its answer was complete",
                 code="unavailable.closed",
             )
+
+
+def _devices_digest(evidence: bytes) -> str:
+    try:
+        return devices_digest(Evidence.decode(evidence).devices)
+    except AttestationError:
+        return NO_DEVICES  # the appraisal says what is wrong with the evidence
 
 
 # How much of a stranger's words an error repeats.

@@ -20,7 +20,7 @@ import msgspec
 from blindai.attestation.evidence import TpmIdentity
 from blindai.attestation.result import Mode
 from blindai.channel.keyset import Keyset
-from blindai.channel.statement import Statement
+from blindai.channel.statement import Hex32, Statement
 from blindai.wire.problems import ProblemBody
 
 GATE_PATH = "/.well-known/blindai/attestation"
@@ -37,7 +37,6 @@ MAX_ENCRYPTED_SECRET_BYTES = 512  # RSA-4096; a point on P-384 takes 100
 # Evidence with collateral is about 30 KB in base64; composite evidence of eight GPUs stays below this.
 MAX_ANSWER_BYTES = 2 << 20
 
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Hex64 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{128}\Z")]
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from blindai.attestation.evidence import DeviceEvidence
-from blindai.crypto.canonical import Canonical
+from blindai.crypto.canonical import MAX_SAFE_INTEGER, Canonical
 from blindai.crypto.digests import tagged, tagged_sha256
 
 VERSION = 1
@@ -27,6 +28,10 @@ DEVICE_NONCE_PREFIX = b"gpu"
 EXPORTER_LABEL = b"EXPORTER-BlindAI-v1"
 EXPORTER_LENGTH = 32
 NONCE_LENGTH = 32
+
+
+# 32 bytes in lower-case hex; held to when a statement is decoded, so that every statement has a canonical encoding.
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Role(StrEnum):
@@ -47,13 +52,13 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     role: Role
-    nonce: str
-    ekm: str
-    spki_sha256: str
-    keyset_digest: str
-    devices_digest: str
-    config_digest: str
-    v: int = VERSION
+    nonce: Hex32
+    ekm: Hex32
+    spki_sha256: Hex32
+    keyset_digest: Hex32
+    devices_digest: Hex32
+    config_digest: Hex32
+    v: Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)] = VERSION
 
     @property
     def message(self) -> bytes:
@@ -99,7 +104,7 @@ def devices_digest(devices: Sequence[DeviceEvidence]) -> str:
         {
             "kind": str(device.kind),
             "report": hashlib.sha256(device.report).hexdigest(),
-            "certificates": hashlib.sha256(device.certificates.encode()).hexdigest(),
+            "certificates": hashlib.sha256(device.certificates.encode(errors="surrogatepass")).hexdigest(),
         }
         for device in devices
     ]
