@@ -508,15 +508,38 @@ def test_a_damaged_file_is_dropped_and_fetched_anew(
     assert (tmp_path / f"{name}.damaged").read_bytes() == content
 
 
-def test_a_file_that_parses_but_does_not_verify_is_dropped(
+def test_a_file_that_parses_but_does_not_verify_is_fetched_anew(
     world: World, tdx: SimulatedIntel, intel_service: Service, tmp_path: Path
 ) -> None:
     kept(world, tdx, intel_service, tmp_path)
     path = tmp_path / "intel-tdx-tcb-00906ed50000.json"
-    path.write_bytes(path.read_bytes().replace(b'"pcesvn":13', b'"pcesvn":12'))
+    genuine = path.read_bytes()
+    path.write_bytes(genuine.replace(b'"pcesvn":13', b'"pcesvn":12'))
     kept(world, tdx, intel_service, tmp_path)
     assert len(intel_service.requests) == 8
-    assert "endorsements.tcb_info.signature" in world.events_named("collateral_damaged")[0]["error"]
+    assert "endorsements.tcb_info.signature" in world.events_named("collateral_refused")[0]["error"]
+    assert path.read_bytes() == genuine
+
+
+def test_a_file_that_does_not_verify_stays_as_it_is_offline(
+    world: World, tdx: SimulatedIntel, intel_service: Service, tmp_path: Path
+) -> None:
+    kept(world, tdx, intel_service, tmp_path)
+    path = tmp_path / "intel-tdx-tcb-00906ed50000.json"
+    altered = path.read_bytes().replace(b'"pcesvn":13', b'"pcesvn":12')
+    path.write_bytes(altered)
+    error = missing(world.library(Services(), Cache(tmp_path), online=False), tdx.attest(REPORT_DATA).bare())
+    assert "collateral.refused" in error.message
+    assert "endorsements.tcb_info.signature" in error.message
+    assert path.read_bytes() == altered
+
+
+def test_a_platform_that_intel_revoked(world: World, intel_root: SimulatedRoot) -> None:
+    """Nobody would accept it: the server says so before its clients do."""
+    tdx = SimulatedIntel(intel_root, faults=Faults(revoked=frozenset({"pck"})), clock=world.clock)
+    with serving(pccs(tdx)) as service:
+        error = missing(world.library(Services(intel=service.url)), tdx.attest(REPORT_DATA).bare())
+    assert "endorsements.revoked" in error.message
 
 
 def test_an_expired_file_is_not_used(world: World, tdx: SimulatedIntel, intel_service: Service, tmp_path: Path) -> None:

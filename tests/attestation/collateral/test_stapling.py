@@ -91,6 +91,24 @@ def test_evidence_that_is_complete_goes_through(world: World, tdx: SimulatedInte
         assert stapled._thread is None
 
 
+@pytest.mark.parametrize("kind", ["current", "over", "none"])
+def test_a_revocation_list_that_the_host_gave(world: World, snp: SimulatedAmd, amd_service: Service, kind: str) -> None:
+    given = snp.endorsements()
+
+    class Hosted(Bare):
+        def attest(self, report_data: bytes) -> Evidence:
+            crl = b"?" if kind == "none" else given.crl
+            return msgspec.structs.replace(
+                self.platform.attest(report_data), amd=msgspec.structs.replace(given, crl=crl)
+            )
+
+    if kind == "over":
+        world.now += timedelta(days=40)
+    evidence = stapling(world, Hosted(snp), world.library(Services(amd=amd_service.url))).attest(REPORT_DATA)
+    verify(evidence, anchors=(snp.anchor,), now=world.now, checks=Checklist())
+    assert len(amd_service.requests) == (0 if kind == "current" else 2)
+
+
 def test_a_platform_whose_firmware_was_updated_is_another_one(world: World, amd_root: SimulatedAmdRoot) -> None:
     before = SimulatedAmd(amd_root, faults=AmdFaults(tcbs={"reported_tcb": {"snp": 22}}), clock=world.clock)
     after = SimulatedAmd(amd_root, clock=world.clock)

@@ -116,8 +116,10 @@ class Library:
         now = self._clock()
         loaded = {document: self._cache.load(document, now) for document in plan.documents}
         kept = {document: entry for document, entry in loaded.items() if entry is not None}
-        usable = self._assembled(plan, kept) if len(kept) == len(loaded) else None
-        if len(kept) == len(loaded) and usable is None:
+        usable, damage = self._assembled(plan, kept) if len(kept) == len(loaded) else (None, None)
+        if damage is not None:
+            if self._fetcher is None:
+                raise _missing(plan, [(document, damage) for document in kept], offline=True)
             kept = {}
         old = [document for document, entry in kept.items() if is_old(entry, document, now)]
         if usable is not None and not (refresh and old and self._fetcher is not None):
@@ -134,7 +136,7 @@ class Library:
         try:
             renewed = plan.assemble(entries)
         except AttestationError as error:
-            why = Unavailable(f"what came does not verify: {error.message} ({error.code})", code="collateral.refused")
+            why = _refused("what came", error)
             if usable is None:
                 raise _missing(plan, [(document, why) for document in fetched], offline=False) from error
             self._log("collateral_not_refreshed", error=why.message, valid_until=_text(usable.not_after))
@@ -143,14 +145,16 @@ class Library:
             self._cache.store(document, entry)
         return renewed
 
-    def _assembled(self, plan: Plan, kept: dict[Document, Entry]) -> Endorsements | None:
-        """What is at hand, put together; if it does not verify, it is dropped."""
+    def _assembled(
+        self, plan: Plan, kept: dict[Document, Entry]
+    ) -> tuple[Endorsements, None] | tuple[None, Unavailable]:
+        """What is at hand, put together, or why it does not verify. Which file is to blame cannot be told."""
         try:
-            return plan.assemble({document.name: entry for document, entry in kept.items()})
+            return plan.assemble({document.name: entry for document, entry in kept.items()}), None
         except AttestationError as error:
-            for document in kept:
-                self._cache.drop(document, why=f"{error.message} ({error.code})")
-            return None
+            damage = _refused("what is kept", error)
+            self._log("collateral_refused", error=damage.message, documents=[document.name for document in kept])
+            return None, damage
 
     def _fetch(
         self, documents: Iterable[Document], *, patience: float
@@ -231,6 +235,10 @@ def _missing(plan: Plan, failures: list[tuple[Document, Unavailable]], *, offlin
             f" or give a folder that holds {names}: --collateral-dir"
         ),
     )
+
+
+def _refused(what: str, error: AttestationError) -> Unavailable:
+    return Unavailable(f"{what} does not verify: {error.message} ({error.code})", code="collateral.refused")
 
 
 def _text(time: datetime) -> str:

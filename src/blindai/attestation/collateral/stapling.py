@@ -6,8 +6,11 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
+
+from cryptography import x509
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.collateral import amd
@@ -77,7 +80,7 @@ class StaplingAttester:
             Unavailable: `collateral.missing`, and what the attester raises.
         """
         evidence = self._attester.attest(report_data)
-        if is_complete(evidence):
+        if self._is_whole(evidence):
             return evidence
         held = self._endorsements
         if held is None or held.subject != _subject(evidence) or self._clock() > held.not_after:
@@ -136,10 +139,15 @@ class StaplingAttester:
     ) -> None:
         self.close()
 
+    def _is_whole(self, evidence: Evidence) -> bool:
+        """Whether nothing has to be added; a list that the host gave once may be over."""
+        given = evidence.amd.crl if evidence.amd is not None else None
+        return is_complete(evidence) and (given is None or self._clock() < _next_update(given))
+
     def _renew(self, *, refresh: bool) -> datetime | None:
         # This quote goes nowhere. No statement hashes to zeros.
         evidence = self._attester.attest(bytes(REPORT_DATA_BYTES))
-        endorsements = None if is_complete(evidence) else self._library.endorse(evidence, refresh=refresh)
+        endorsements = None if self._is_whole(evidence) else self._library.endorse(evidence, refresh=refresh)
         if endorsements is None:
             return None
         self._endorsements = endorsements
@@ -157,6 +165,16 @@ class StaplingAttester:
         if held is not None:
             delay = min(delay, (held.not_after - self._clock()).total_seconds() / 4)
         return max(SHORTEST_SECONDS, delay) * random.uniform(0.75, 1.0)  # noqa: S311  # spreads load, hides nothing
+
+
+@lru_cache(1)
+def _next_update(crl: bytes) -> datetime:
+    """The end of a revocation list; of what is none, the beginning of time."""
+    beginning = datetime.min.replace(tzinfo=UTC)
+    try:
+        return x509.load_der_x509_crl(crl).next_update_utc or beginning
+    except ValueError:
+        return beginning
 
 
 def _subject(evidence: Evidence) -> tuple[object, ...]:
