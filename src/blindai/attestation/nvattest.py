@@ -79,7 +79,7 @@ def ask(
     (kind,), (nonce,) = kinds, nonces
     device = _DEVICES[kind]
     with tempfile.TemporaryDirectory(prefix="blindai-nvattest-") as folder:
-        file = Path(folder) / "evidence.json"
+        file = Path(folder) / "to_appraise.json"
         file.write_bytes(msgspec.json.encode([_entry(evidence, claims) for evidence, claims in devices]))
         options = {
             "--device": device,
