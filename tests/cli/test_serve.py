@@ -17,9 +17,13 @@ import pytest
 from blindai import Connection
 from blindai.attestation.attesters import detection
 from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.evidence import TEE, DeviceKind
+from blindai.attestation.simulated.intel import SimulatedIntel
+from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.cli import serve
 from fake_machine import FakeMachine
+from fake_tsm import FakeTsm, TdxGuest
 
 from .conftest import Run
 
@@ -138,13 +142,19 @@ def test_a_platform_that_is_named_but_not_there(program: Run) -> None:
     assert "gramine-sgx" in ended.json["error"]["hint"]
 
 
+def test_it_says_what_it_found_before_it_uses_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeTsm(TdxGuest(SimulatedIntel(SimulatedRoot.generate())))
+    monkeypatch.setattr(detection, "HostFiles", lambda: FakeMachine(mounts={REPORTS: kernel}))
+    ended = run("serve", "--port", "0", "--devices", "abacus")
+    assert (ended.code, "attester.unknown_devices" in ended.err) == (2, True)
+    assert [line.partition(":")[0] for line in ended.err.splitlines()[:2]] == ["not SGX", "tdx"]
+
+
 def test_it_says_why_it_runs_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     why = ("not SGX: there is no Gramine", "tdx: the kernel says so")
     serve._announcer(Platform.TDX, why, simulated=False, as_json=False)("::1", 9443)
     shown = capsys.readouterr().err
-    assert shown.startswith(
-        "not SGX: there is no Gramine\ntdx: the kernel says so\nserving at https://[::1]:9443 on tdx"
-    )
+    assert shown.startswith("serving at https://[::1]:9443 on tdx")
     assert "SIMULATED" not in shown
     assert "--simulation" not in shown
     serve._announcer(Platform.TDX, why, simulated=False, as_json=True)("::1", 9443)

@@ -90,6 +90,8 @@ def serve(
         if platform is Platform.AUTO:
             finding = detect()
             platform, why = finding.platform, finding.explanation
+            for line in () if as_json else why:
+                err.print(f"[dim]{escape(line)}[/]")
         tpm = opening.TpmOptions(tcti=tpm_tcti, certificates=tpm_certificates, event_log=tpm_event_log)
         attester, beside = opening.bare(platform, tpm=tpm), open_devices(devices)
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
@@ -131,8 +133,6 @@ def _announcer(platform: Platform, why: Sequence[str], *, simulated: bool, as_js
             print_json({"address": address, "platform": platform, "why": why, "simulated": simulated})
             sys.stdout.flush()
             return
-        for line in why:
-            err.print(f"[dim]{escape(line)}[/]")
         err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
         if simulated:
             err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
