@@ -7,16 +7,13 @@ from datetime import datetime
 
 from blindai.attestation.claims import DeviceClaims
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
-from blindai.attestation.gpu_policy import GpuPolicy
+from blindai.attestation.gpu_policy import MAX_DEVICES, GpuPolicy
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import Checklist, OpenCheck
 from blindai.attestation.verifiers.nvidia import verify_device
 from blindai.errors import AttestationError
 
 STEP = "devices"
-
-# More than any machine holds. Each costs about a millisecond to verify.
-MAX_DEVICES = 64
 
 _NOUNS = {DeviceKind.NVIDIA_GPU: "GPU", DeviceKind.NVIDIA_SWITCH: "switch"}
 
