@@ -20,7 +20,7 @@ from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
 from blindai.attestation.simulated.intel import SimulatedIntel
 from blindai.attestation.verifiers import verify
 from blindai.errors import AttestationError, Unavailable
-from collateral_services import Reply, Service, kds, serving
+from collateral_services import Reply, Service, kds, pccs, serving
 from collateral_world import World
 
 REPORT_DATA = bytes(range(64))
@@ -143,6 +143,30 @@ def test_renewal_goes_on_while_evidence_is_made(
     assert first is not None
     assert stapled._endorsements.not_after > first
     assert len(intel_service.requests) == 8
+
+
+def test_evidence_does_not_wait_for_a_renewal(world: World, tdx: SimulatedIntel) -> None:
+    slow, asked, go_on = threading.Event(), threading.Event(), threading.Event()
+    answer = pccs(tdx)
+
+    def answer_slowly(path: str, query: dict[str, str]) -> Reply:
+        if slow.is_set():
+            asked.set()
+            go_on.wait()
+        return answer(path, query)
+
+    with serving(answer_slowly) as service:
+        stapled = stapling(world, Bare(tdx), world.library(Services(intel=service.url)))
+        stapled.prepare()
+        world.now += timedelta(days=2)
+        slow.set()
+        renewal = threading.Thread(target=stapled.refresh)
+        renewal.start()
+        asked.wait()
+        assert stapled.attest(REPORT_DATA).intel_collateral is not None
+        go_on.set()
+        renewal.join()
+        assert len(service.requests) == 8
 
 
 def test_a_failed_renewal_leaves_the_old_until_its_end(

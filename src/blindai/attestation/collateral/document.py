@@ -121,7 +121,7 @@ def to_file(document: Document, entry: Entry) -> bytes:
     chain = entry.chain.encode()
     match document.kind:
         case Kind.SIGNED:
-            return entry.body.rstrip() + b"\n" + chain
+            return entry.body + b"\n" + chain
         case Kind.CRL:
             return x509.load_der_x509_crl(entry.body).public_bytes(Encoding.PEM) + chain
         case Kind.CERTIFICATE:
@@ -135,7 +135,7 @@ def _signed(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
     dates = answer.tcb_info or answer.enclave_identity
     if dates is None:
         raise ValueError("neither tcbInfo nor enclaveIdentity is in it")
-    return data, (Window(what, Kind.SIGNED, dates.issue_date, dates.next_update),)
+    return data.strip(), (Window(what, Kind.SIGNED, dates.issue_date, dates.next_update),)
 
 
 def _crl(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
