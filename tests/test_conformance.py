@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import random
@@ -13,14 +14,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.attestation.simulation import NOW, REPORT_DATA, anchor, good, root
 
+from blindai.attestation.claims import Claims
+from blindai.attestation.evidence import DeviceEvidence
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import STEPS
+from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidiaRoot
+from blindai.attestation.simulated.tpm import SimulatedTpm
+from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
+from blindai.attestation.verifiers import amd
+from blindai.channel.activation import Challenge
 from blindai.conformance import request as request_module
 from blindai.conformance.__main__ import main
 from blindai.conformance.judgement import NO_EXPECTATION, NO_POLICY, Exit, answer
@@ -362,3 +371,114 @@ def test_expiry_is_judged_by_the_time_of_the_request() -> None:
     late = (NOW + timedelta(days=4000)).isoformat()
     step, code = refusal(genuine(now=late))
     assert (step, code.endswith("expired")) == ("endorsements", True)
+
+
+@pytest.fixture(scope="module")
+def of_a_tpm() -> dict[str, Any]:
+    """Evidence of a simulated TPM, with the activation of its key, part by part."""
+    tpm_root = SimulatedTpmRoot.generate(NOW)
+    tpm = SimulatedTpm(tpm_root, clock=lambda: NOW)
+    tpm.boot()
+    evidence, identity = tpm.attest(REPORT_DATA), tpm.identity()
+    challenge = Challenge.of(identity)
+    answered = tpm.activate(challenge.credential.blob, challenge.credential.encrypted_secret)
+    activation = challenge.answered(answered)
+    assert evidence.tpm is not None
+    assert evidence.tpm.event_log is not None
+    return {
+        "tee": "tpm2",
+        "evidence": {
+            "quote": encoded(evidence.quote),
+            "signature": encoded(evidence.tpm.signature),
+            "pcrs": {str(number): value.hex() for number, value in evidence.tpm.pcrs.items()},
+            "event_log": encoded(evidence.tpm.event_log),
+            "ak_public": encoded(identity.ak_public),
+            "ek_public": encoded(identity.ek_public),
+            "ek_certificates": [encoded(certificate) for certificate in identity.ek_certificates],
+            "activation": {name: encoded(getattr(activation, name)) for name in activation.__struct_fields__},
+        },
+        "anchors": [{"vendor": "tpm", "spki_sha256": tpm_root.anchor.spki_sha256, "simulated": True}],
+        "now": NOW.isoformat(),
+    }
+
+
+class TestTpm:
+    @pytest.mark.parametrize("expected", [REPORT_DATA, hashlib.sha256(REPORT_DATA).digest()])
+    def test_what_is_expected_or_its_digest_is_in_the_quote(self, of_a_tpm: dict[str, Any], expected: bytes) -> None:
+        code, said = judged(of_a_tpm | {"expected_report_data": expected.hex()})
+        assert (code, outcomes(said)["binding"]) == (Exit.ACCEPT, "PASS")
+
+    def test_no_maker_is_built_in(self, of_a_tpm: dict[str, Any]) -> None:
+        without = {name: value for name, value in of_a_tpm.items() if name != "anchors"}
+        assert refusal(without)[0] == "endorsements"
+
+    def test_another_answer_to_the_credential_is_refused(self, of_a_tpm: dict[str, Any]) -> None:
+        activation = of_a_tpm["evidence"]["activation"] | {"answer": "00" * 32}
+        changed = of_a_tpm | {"evidence": of_a_tpm["evidence"] | {"activation": activation}}
+        assert judged(changed)[0] is Exit.REJECT
+
+    def test_without_an_activation_the_key_proves_nothing(self, of_a_tpm: dict[str, Any]) -> None:
+        evidence = {name: value for name, value in of_a_tpm["evidence"].items() if name != "activation"}
+        assert judged(of_a_tpm | {"evidence": evidence})[0] is Exit.REJECT
+
+
+@pytest.fixture(scope="module")
+def device() -> tuple[SimulatedNvidiaRoot, DeviceEvidence]:
+    nvidia = SimulatedNvidiaRoot.generate(NOW)
+    return nvidia, SimulatedDevice(nvidia, now=NOW).attest(REPORT_DATA[:32])
+
+
+class TestDevices:
+    NONCE = REPORT_DATA[:32]
+
+    @pytest.fixture
+    def alone(self, device: tuple[SimulatedNvidiaRoot, DeviceEvidence]) -> dict[str, Any]:
+        nvidia, evidence = device
+        return {
+            "tee": "nvidia",
+            "evidence": {"report": evidence.report.hex(), "certificates": evidence.certificates},
+            "anchors": [{"vendor": "nvidia", "spki_sha256": nvidia.anchor.spki_sha256, "simulated": True}],
+            "now": NOW.isoformat(),
+        }
+
+    @pytest.fixture
+    def beside(self, device: tuple[SimulatedNvidiaRoot, DeviceEvidence]) -> dict[str, Any]:
+        """With the evidence of a processor."""
+        nvidia, evidence = device
+        own = json.loads(msgspec.structs.replace(good("tdx-v4"), devices=(evidence,)).encode())
+        anchors = [*genuine()["anchors"], {"vendor": "nvidia", "spki_sha256": nvidia.anchor.spki_sha256}]
+        return genuine(evidence=own, collateral=None, anchors=anchors)
+
+    def test_a_device_alone(self, alone: dict[str, Any]) -> None:
+        code, said = judged(alone | {"expected_report_data": self.NONCE.hex()})
+        assert (code, said["simulated"]) == (Exit.ACCEPT, True)
+        assert said["claims"]["nonce"] == self.NONCE.hex()
+        assert {step for step, outcome in outcomes(said).items() if outcome == "PASS"} == {"devices"}
+
+    def test_another_nonce_is_refused(self, alone: dict[str, Any], beside: dict[str, Any]) -> None:
+        assert refusal(alone | {"expected_report_data": "00" * 32}) == ("devices", "devices.nonce")
+        assert refusal(beside | {"expected_device_nonce": "00" * 32}) == ("devices", "devices.nonce")
+
+    def test_devices_beside_a_processor_are_never_left_out(self, beside: dict[str, Any]) -> None:
+        code, said = judged(beside | {"expected_device_nonce": self.NONCE.hex()})
+        assert (code, len(said["devices"]), outcomes(said)["devices"]) == (Exit.ACCEPT, 1, "PASS")
+        beside["evidence"]["devices"][0]["certificates"] = ""
+        assert refusal(beside)[0] == "devices"
+
+    def test_a_policy_wants_them_fresh(self, beside: dict[str, Any]) -> None:
+        assert refusal(beside | {"policy": policy()})[0] == "devices"
+
+
+def test_a_paravisor_report_that_the_guest_asked_for_is_refused(vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify_report(*args: Any, **options: Any) -> Claims:
+        return msgspec.structs.replace(real(*args, **options), vmpl=2)
+
+    real = amd.verify_report
+    monkeypatch.setattr(amd, "verify_report", verify_report)
+    fields = {
+        "tee": "azure",
+        "evidence": encoded((vectors / "azure/snp_hcl_report.bin").read_bytes()),
+        "endorsements": (vectors / "azure/snp_hcl_vcek.pem").read_text(),
+        "now": "2025-07-01T00:00:00Z",
+    }
+    assert refusal(fields) == ("platform", "platform.vmpl")

@@ -177,6 +177,13 @@ def _paravisor_report_alone(evidence: Evidence, request: Request, checks: Checkl
     with checks.check("quote", name="quote of the virtual TPM") as check:
         report.require_vouched(claims.report_data)
         check.got = "the processor vouches for the keys of the virtual TPM"
+    if claims.vmpl:
+        with checks.check("platform", expected="VMPL 0"):
+            raise AttestationError(
+                "the report was not made by Azure's paravisor, but by the guest above it",
+                code="platform.vmpl",
+                got=f"VMPL {claims.vmpl}",
+            )
     return claims
 
 
