@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from blindai.attestation.anchors import INTEL_SGX_ROOT, Anchor
 from blindai.attestation.attesters.azure import AzureAttester
 from blindai.attestation.collateral.cache import Cache, default_directory, log_plainly
+from blindai.attestation.collateral.fetch import Answer
 from blindai.attestation.collateral.library import Library, complete
 from blindai.attestation.collateral.service import Services
 from blindai.attestation.evidence import TEE, AmdEndorsements, Evidence, IntelCollateral, TpmQuote
@@ -28,6 +30,7 @@ from blindai.attestation.verifiers import verify
 from blindai.errors import AttestationError, Unavailable
 from collateral_services import Reply, Service, kds, pccs, pccs_with, serving
 from collateral_world import START, World
+from mutations import mutations
 
 REPORT_DATA = bytes(range(64))
 TCB = "/tdx/certification/v4/tcb"
@@ -389,11 +392,69 @@ def test_collateral_of_another_platform(world: World, intel_root: SimulatedRoot,
     assert "endorsements.root" in error.message
 
 
-def test_a_vcek_for_other_firmware(world: World, amd_root: SimulatedAmdRoot) -> None:
-    snp = SimulatedAmd(amd_root, faults=AmdFaults(certificate_tcb={"snp": 22}), clock=world.clock)
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        (AmdFaults(certificate_tcb={"snp": 22}), "endorsements.tcb"),
+        (AmdFaults(other_chip=True), "endorsements.chip"),
+        (AmdFaults(authority_product="Genoa"), "endorsements.product"),
+        (AmdFaults(revoked=frozenset({"authority"})), "endorsements.revoked"),
+    ],
+)
+def test_a_vcek_that_nobody_would_accept(
+    world: World, amd_root: SimulatedAmdRoot, faults: AmdFaults, code: str
+) -> None:
+    snp = SimulatedAmd(amd_root, faults=faults, clock=world.clock)
     with serving(kds(snp)) as service:
         error = missing(world.library(Services(amd=service.url)), snp.attest(REPORT_DATA).bare())
-    assert "endorsements.tcb" in error.message
+    assert code in error.message
+
+
+class Changed:
+    """Answers as a service does, but for one address."""
+
+    def __init__(self, service: Service, target: str, changed: bytes, header: str = "") -> None:
+        self.service, self.target, self.changed, self.header = service, target, changed, header
+
+    def get(self, url: str, *, patience: float = 0) -> Answer:
+        target = url.removeprefix(self.service.url)
+        reply = self.service.reply(target)
+        headers = {name.lower(): unquote(value) for name, value in reply.headers.items()}
+        if target != self.target:
+            return Answer(reply.body, headers)
+        if self.header:
+            return Answer(reply.body, {self.header: self.changed.decode("latin-1")})
+        return Answer(self.changed, headers)
+
+
+@pytest.mark.parametrize("kind", ["intel", "amd"])
+def test_answers_that_were_changed_are_refused_or_say_the_same(
+    world: World, tdx: SimulatedIntel, snp: SimulatedAmd, intel_service: Service, amd_service: Service, kind: str
+) -> None:
+    """Nothing but a refusal comes out, or endorsements under which the verifier accepts the evidence."""
+    platform, service = (tdx, intel_service) if kind == "intel" else (snp, amd_service)
+    services = Services(intel=service.url, amd=service.url)
+    bare = platform.attest(REPORT_DATA).bare()
+    complete(bare, world.library(services))
+    tried, codes = 0, []
+    for target in list(service.requests):
+        reply = service.reply(target)
+        cases = [("", reply.body)]
+        cases += [(name.lower(), unquote(chain).encode()) for name, chain in reply.headers.items() if "Chain" in name]
+        for header, genuine in cases:
+            for mutation in mutations(genuine, signed=[], flips=100):
+                fetcher = Changed(service, target, mutation.data, header)
+                library = Library(Cache(None), fetcher, services, clock=world.clock, log=world.log)
+                tried += 1
+                try:
+                    whole = complete(bare, library)
+                except Unavailable as error:
+                    codes.append(error.code)
+                else:
+                    accepted(whole, platform.anchor, world.now)
+    assert tried > 2000
+    assert len(codes) > 0.7 * tried
+    assert set(codes) == {"collateral.missing"}
 
 
 # Renewal

@@ -100,6 +100,13 @@ class AmdPlan(msgspec.Struct, frozen=True):
                 expected=self.reported_tcb.hex(),
                 got=str(checked.tcb),
             )
+        if checked.hwid is not None and any(self.chip_id) and checked.hwid != self.chip_id[: self.product.hwid_bytes]:
+            raise refusal(
+                "chip",
+                "the certificate is for another processor than the report",
+                expected=self.chip_id.hex(),
+                got=checked.hwid.hex(),
+            )
         return Endorsements(
             subject=_subject(self.signing_key, self.chip_id, self.reported_tcb, self.certificate),
             not_after=min(window.not_after for window in checked.windows),

@@ -131,6 +131,7 @@ def to_file(document: Document, entry: Entry) -> bytes:
 
 
 def _signed(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
+    data.decode()  # msgspec does not look into text that it skips
     answer = msgspec.json.decode(data, type=_SignedAnswer)
     dates = answer.tcb_info or answer.enclave_identity
     if dates is None:
@@ -147,7 +148,8 @@ def _chain(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
     certificates = x509.load_pem_x509_certificates(data)
     if len(certificates) != 2:
         raise ValueError(f"{what} are 2, not {len(certificates)}")
-    return data, certificate_windows(certificates)
+    body = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+    return body, certificate_windows(certificates)
 
 
 def _certificate(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
