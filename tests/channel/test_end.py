@@ -180,6 +180,20 @@ class TestKeys:
         switchable.broken = False
         assert end.identity() is not first
 
+    def test_a_slow_attester_renews_them_beside_the_loop(self, attester: Attester, clock: MovableClock) -> None:
+        slow = SwitchableAttester(attester, quick=False)
+
+        async def main() -> None:
+            end = AttestedEnd(slow, {}, clock=clock)
+            first = end.identity()
+            clock.offset = (KEYSET_LIFETIME / 2).total_seconds()
+            while end.identity() is first:
+                await asyncio.sleep(0.001)
+
+        asyncio.run(main())
+        assert len(slow.calls) == 2  # one at the start and one renewal, however often it was asked meanwhile
+        assert slow.calls[1][1] != threading.get_ident()
+
     def test_none_of_them_is_written_anywhere(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: SimulatedRoot, attester: Attester
     ) -> None:

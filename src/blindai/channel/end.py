@@ -114,6 +114,7 @@ class AttestedEnd:
         self._config_digest = config_digest(config)
         self._clock = clock
         self._identity = self._new_identity()
+        self._renewing = False
 
     @property
     def simulated(self) -> bool:
@@ -122,14 +123,14 @@ class AttestedEnd:
     def identity(self) -> Identity:
         """The keys for a new connection. They change at half their lifetime: no client meets expired ones.
 
-        While the attester fails, the old keys stay; clients refuse them once they have run out.
+        While the attester fails, or takes its time, the old keys stay; clients refuse them once they have run out.
         """
-        now = self._now()
-        if now - self._identity.keyset.not_before >= KEYSET_LIFETIME / 2:
-            try:
-                self._identity = self._new_identity()
-            except BlindAIError as error:
-                _log.error("keys_not_renewed", code=error.code, not_after=self._identity.keyset.public.not_after)
+        if not self._renewing and self._now() - self._identity.keyset.not_before >= KEYSET_LIFETIME / 2:
+            self._renewing = True
+            if self._attester.quick:
+                self._renew()
+            else:
+                asyncio.get_running_loop().run_in_executor(None, self._renew)
         return self._identity
 
     def answer(self, body: bytes, pipe: TLSPipe, identity: Identity) -> bytes | asyncio.Future[bytes]:
@@ -214,6 +215,14 @@ class AttestedEnd:
             devices_digest=NO_DEVICES,
             config_digest=self._config_digest,
         )
+
+    def _renew(self) -> None:
+        try:
+            self._identity = self._new_identity()
+        except BlindAIError as error:
+            _log.error("keys_not_renewed", code=error.code, not_after=self._identity.keyset.public.not_after)
+        finally:
+            self._renewing = False
 
     def _new_identity(self) -> Identity:
         keyset = PrivateKeyset(self._now())
