@@ -25,6 +25,9 @@ NAMED = {
     "MIT License": "MIT",
 }
 
+# Packages whose metadata name a family of licences; which of them it is stands at the top of their source.
+READ = {"nvidia-ml-py": "BSD-3-Clause"}
+
 
 def installed(name: str, extras: frozenset[str], seen: dict[str, set[str]]) -> None:
     """Collect into `seen` the packages on which `name[extras]` depends here, itself included."""
@@ -49,6 +52,8 @@ def licence(name: str) -> str:
     for said in (text, *classifiers):
         if said in NAMED or said in PERMISSIVE:
             return NAMED.get(said, said)
+    if canonicalize_name(name) in READ:
+        return READ[canonicalize_name(name)]
     return text.partition("\n")[0] or "; ".join(classifiers) or "none named"
 
 
