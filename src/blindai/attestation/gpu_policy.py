@@ -14,8 +14,8 @@ GPU_ARCHITECTURES = ("hopper", "blackwell")
 ARCHITECTURES = (*GPU_ARCHITECTURES, "ls10")
 MODES = ("single", "multi", "protected-pcie")
 
-# The largest machines have 8 GPUs and 4 switches; this refuses what cannot be meant. The first time a device is met, its
-# certificates cost some four milliseconds: all of them together stay below a tenth of a second.
+# The largest machines have 8 GPUs and 4 switches; this refuses what cannot be meant. The first time that a device is
+# met, its certificates cost some four milliseconds: all of them together stay below a tenth of a second.
 MAX_DEVICES = 24
 MAX_INDEX = 0xFE  # the last index that SPDM gives to one measurement
 MEASUREMENT_BYTES = 48  # SHA-384

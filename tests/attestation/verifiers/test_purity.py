@@ -35,7 +35,8 @@ sys.addaudithook(_hook)
 @contextmanager
 def listening() -> Iterator[list[str]]:
     global _seen  # noqa: PLW0603  # the hook has no other way to know
-    _seen = found = []
+    found: list[str] = []
+    _seen = found
     try:
         yield found
     finally:
