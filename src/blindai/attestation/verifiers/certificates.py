@@ -22,7 +22,14 @@ from blindai.errors import AttestationError
 SIMULATED_VENDOR = "SIMULATED"  # in place of the vendor in the names of a simulated platform
 
 # What pyca/cryptography raises on bytes that are not the certificate or list they claim to be.
-UNPARSABLE = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm)
+UNPARSABLE = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
 
 
 class Window(msgspec.Struct, frozen=True):
