@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
+MAX_BYTES_IN_NAME = 24
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test is called the same in every process: keys and signatures, which are random, do not go into its name."""
+    if isinstance(val, bytes) and len(val) > MAX_BYTES_IN_NAME:
+        return f"{argname} of {len(val)} bytes"
+    return None
 
 
 @pytest.fixture(scope="session")

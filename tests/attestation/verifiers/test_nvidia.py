@@ -226,7 +226,6 @@ class TestCertificates:
             (0, {"is_ca": True}),
             (0, {"may_sign": False}),
         ],
-        ids=str,
     )
     def test_role(self, place: int, change: dict[str, Any]) -> None:
         assert code(with_chain(*made_chain(place, change))) == "devices.role"
