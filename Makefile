@@ -16,7 +16,9 @@ COVERED := */attestation/verifiers/*,*/attestation/policy.py,*/attestation/*_pol
 	*/attestation/reference_values.py,*/attestation/requirements.py,*/attestation/*_requirements.py,*/attestation/appraisal.py
 
 SERVER := .venvs/server/bin
-DEV := .venvs/dev/bin
+# For lint and tests. `dev-tpm` also has the TPM software stack, which has to be compiled (see CONTRIBUTING.md).
+DEV_ENV ?= dev
+DEV := .venvs/$(DEV_ENV)/bin
 
 .PHONY: help demo test coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
 	docs bench fuzz soak lock upgrade audit format import-time clean
@@ -27,40 +29,40 @@ help:  ## Show this list
 demo: .venvs/server/ready  ## The whole story on this machine: a prediction inside a simulated enclave, and every impostor refused
 	@$(SERVER)/blindai demo $(ARGS)
 
-test: .venvs/dev/ready  ## Run the tests
+test: .venvs/$(DEV_ENV)/ready  ## Run the tests
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
-coverage: .venvs/dev/ready  ## Run the tests with branch coverage; verifiers and policy must be covered in full
+coverage: .venvs/$(DEV_ENV)/ready  ## Run the tests with branch coverage; verifiers and policy must be covered in full
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS) --cov
 	@$(DEV)/python -m coverage report --include='$(COVERED)' --fail-under=100
 
 # Every check runs, whichever fails.
-lint: .venvs/dev/ready  ## Check format, style, types, layers, locks, licences and texts
+lint: .venvs/$(DEV_ENV)/ready  ## Check format, style, types, layers, locks, licences and texts
 	@$(MAKE) --keep-going lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts
 	@echo "lint passed"
 
-lint-format: .venvs/dev/ready
+lint-format: .venvs/$(DEV_ENV)/ready
 	@echo "format" && $(DEV)/python -m ruff format --check --quiet .
 
-lint-style: .venvs/dev/ready
+lint-style: .venvs/$(DEV_ENV)/ready
 	@echo "style" && $(DEV)/python -m ruff check --quiet --output-format=concise .
 
-lint-types: .venvs/dev/ready
+lint-types: .venvs/$(DEV_ENV)/ready
 	@echo "types" && $(DEV)/python -m mypy --no-error-summary
 
-lint-layers: .venvs/dev/ready
+lint-layers: .venvs/$(DEV_ENV)/ready
 	@echo "layers" && out="$$($(DEV)/lint-imports 2>&1)" || { echo "$$out" | grep -v '[║═╚╝]'; exit 1; }
 
-lint-locks: .venvs/dev/ready
+lint-locks: .venvs/$(DEV_ENV)/ready
 	@echo "locks" && $(DEV)/python tools/lock.py --check
 
-lint-licences: .venvs/dev/ready
+lint-licences: .venvs/$(DEV_ENV)/ready
 	@echo "licences" && $(DEV)/python tools/licences.py
 
-lint-texts: .venvs/dev/ready
+lint-texts: .venvs/$(DEV_ENV)/ready
 	@echo "texts" && $(DEV)/python tools/texts.py
 
-format: .venvs/dev/ready  ## Format the code and fix what can be fixed
+format: .venvs/$(DEV_ENV)/ready  ## Format the code and fix what can be fixed
 	@$(DEV)/ruff check --quiet --fix-only .
 	@$(DEV)/ruff format .
 
@@ -77,7 +79,7 @@ fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Li
 		.venvs/fuzz/bin/python "$$target" -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 $(ARGS) || exit 1; \
 	done
 
-soak: .venvs/dev/ready  ## Many requests and connections; memory and file descriptors must not grow
+soak: .venvs/$(DEV_ENV)/ready  ## Many requests and connections; memory and file descriptors must not grow
 	@$(DEV)/python benchmarks/soak.py $(ARGS)
 
 import-time: .venvs/server/ready  ## Show how long `import blindai` takes

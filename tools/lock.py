@@ -23,6 +23,7 @@ MARK = "# inputs: sha256:"
 # Lock file -> extras of pyproject.toml. `dev` comes first: the others are held to its versions.
 LOCKS: dict[str, tuple[str, ...]] = {
     "dev": ("dev",),
+    "dev-tpm": ("dev", "tpm"),
     "client": (),
     "server": ("server",),
     "bench": ("bench",),
