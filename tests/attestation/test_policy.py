@@ -327,7 +327,7 @@ WRONG: list[tuple[str, str, str, str, str, str]] = [
     ("unknown key of TPMs", 'roots = ["', 'root = ["', "unknown_key", "root = [", "'roots'"),
     ("devices without a number", "[chips]", "[gpus]\n[chips]", "gpus", "[gpus]", "either 'count'"),
     ("two numbers of devices", "[chips]", "[gpus]\ncount = 1\nminimum = 1\n[chips]", "gpus", "minimum = 1", "either"),
-    ("too many devices", "[chips]", "[gpus]\ncount = 65\n[chips]", "range", "count", "0 to 64"),
+    ("too many devices", "[chips]", "[gpus]\ncount = 25\n[chips]", "range", "count", "0 to 24"),
     (
         "no architecture",
         "[chips]",
