@@ -71,13 +71,14 @@ class LocalCa:
 class Swtpm:
     """One TPM with an EK certificate by `ca`; its state outlives its process."""
 
-    def __init__(self, folder: Path, ca: LocalCa, *, banks: str = "sha256") -> None:
+    def __init__(self, folder: Path, ca: LocalCa, *, banks: str = "sha256", certified: bool = True) -> None:
         self.ca = ca
         self._state = folder
         folder.mkdir(parents=True)
         command = ["swtpm_setup", "--tpm2", "--tpmstate", str(folder), "--config", str(ca.setup)]
+        options = ["--pcr-banks", banks, *(["--create-ek-cert"] if certified else [])]
         made = subprocess.run(
-            [*command, "--create-ek-cert", "--pcr-banks", banks],
+            [*command, *options],
             check=False,
             capture_output=True,
             text=True,

@@ -147,7 +147,7 @@ class TpmAttester:
 
         try:
             sealed = TPM2B_ID_OBJECT(blob), TPM2B_ENCRYPTED_SECRET(encrypted_secret)
-        except AttributeError as error:  # how the library says that a buffer is too small
+        except IndexError as error:  # how the library says that its buffer is too small
             raise ValueError("the credential is larger than any") from error
         session = tpm.start_auth_session(
             ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.POLICY, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL), TPM2_ALG.SHA256
