@@ -13,11 +13,11 @@ import pytest
 from blindai.attestation import nvattest
 from blindai.attestation.claims import DeviceClaims
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
-from blindai.attestation.nvattest import ask
+from blindai.attestation.nvattest import ask, require_accepted
 from blindai.attestation.result import OpenCheck
 from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidiaRoot
 from blindai.attestation.verifiers.nvidia import verify_device
-from blindai.errors import ConfigurationError, Unavailable
+from blindai.errors import AttestationError, ConfigurationError, Unavailable
 
 NONCE = bytes(range(32))
 
@@ -116,3 +116,23 @@ def test_what_cannot_be_asked_together(root: SimulatedNvidiaRoot) -> None:
         ask([pair(root), pair(root, DeviceKind.NVIDIA_SWITCH)])
     with pytest.raises(ValueError, match="together"):
         ask([pair(root), pair(root, nonce=bytes(32))])
+
+
+def test_all_devices_of_an_appraisal(tmp_path: Path, root: SimulatedNvidiaRoot) -> None:
+    pairs = [pair(root), pair(root, DeviceKind.NVIDIA_SWITCH), pair(root)]
+    devices, claims = zip(*pairs, strict=True)
+    verdicts = require_accepted(devices, claims, program=program(tmp_path))
+    assert [len(verdict.claims) for verdict in verdicts] == [2, 1]
+
+
+def test_devices_that_are_not_accepted(tmp_path: Path, root: SimulatedNvidiaRoot) -> None:
+    evidence, claims = pair(root)
+    with pytest.raises(AttestationError) as caught:
+        require_accepted([evidence], [claims], program=program(tmp_path, result_message="RIM mismatch", exit=1))
+    assert (caught.value.code, caught.value.step, caught.value.got) == ("devices.nvattest", "devices", "RIM mismatch")
+
+
+def test_no_devices_to_ask_about() -> None:
+    with pytest.raises(AttestationError) as caught:
+        require_accepted([], [])
+    assert (caught.value.code, caught.value.step) == ("devices.nvattest", "devices")

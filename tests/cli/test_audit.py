@@ -19,11 +19,13 @@ import pytest
 
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.evidence import Evidence
+from blindai.attestation.measure.local import local_policy
 from blindai.attestation.policy import Policy
 from blindai.cli.verdict import EXPLAIN_WIDTH
 from blindai.crypto.digests import tagged_sha256
 
 from .conftest import Run
+from .test_serve import announced, started
 from .test_verify import with_other_code
 
 CHECKOUT = Path(__file__).parents[2]
@@ -319,3 +321,36 @@ class TestEndorsements:
         path = edited(saved, lambda content: content["gate"].update(evidence={"tee": "abacus"}))
         ended = run("audit", path, "--collateral-url", "https://pccs.invalid")
         assert (ended.code, "evidence.malformed" in ended.err) == (3, True)
+
+
+NVATTEST = """#!{python}
+import json, sys
+nonce = sys.argv[sys.argv.index("--nonce") + 1]
+claim = {{"measres": "{said}", "eat_nonce": nonce}}
+print(json.dumps({{"claims": [claim] * 2, "result_code": 0, "result_message": "Ok"}}))
+"""
+
+
+@pytest.mark.parametrize(("said", "code"), [("success", 0), ("fail", 3)])
+def test_nvidia_is_asked_where_one_wants_it(program: Run, folder: Path, said: str, code: int) -> None:
+    (folder / "nvattest").write_text(NVATTEST.format(python=sys.executable, said=said))
+    (folder / "nvattest").chmod(0o700)
+    with started(folder, "--json", "--devices", "simulated:2") as process:
+        address = announced(process)
+        (folder / "manifest.toml").write_text(local_policy().to_toml(), encoding="utf-8")
+        assert program("verify", address, "--save", "evidence.json").code == 0
+        process.terminate()
+        process.communicate(timeout=20)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    ended = program("audit", "evidence.json", "--nvattest", PATH=path)
+    assert ended.code == code
+    assert ("nvattest  accepts 2 devices: Ok" in ended.out) is (code == 0)
+    assert ("devices.nvattest" in ended.err) is (code == 3)
+    told = program("audit", "evidence.json", "--nvattest", "--json", PATH=path).json
+    assert told.get("nvattest") == ("accepts 2 devices: Ok" if code == 0 else None)
+    assert program("audit", "evidence.json", "--json").code == 0
+
+
+def test_nvidia_cannot_be_asked_about_no_devices(run: Run, saved: Path) -> None:
+    ended = run("audit", saved, "--nvattest")
+    assert (ended.code, "devices.nvattest" in ended.err) == (3, True)

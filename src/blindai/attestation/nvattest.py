@@ -1,8 +1,8 @@
 """Ask NVIDIA's own program, where it is installed, what it says of the evidence of devices.
 
 `nvattest` fetches NVIDIA's reference measurements (RIMs) for the driver and the VBIOS, and asks NVIDIA which
-certificates are revoked: both need the network, and neither is done by our own verifier. What it says is no part of a
-verdict. It is for whoever writes `[[gpus.golden]]`, or looks at saved evidence by hand.
+certificates are revoked: both need the network, and neither is done by our own verifier. What it says is no part of an
+appraisal. `blindai audit --nvattest` asks it about saved evidence, for whoever writes `[[gpus.golden]]`.
 
 Source: NVIDIA Attestation SDK 1.2, "Command Reference" and "Claims and Detached EAT schema".
 """
@@ -21,7 +21,7 @@ import msgspec
 
 from blindai.attestation.claims import DeviceClaims
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
-from blindai.errors import ConfigurationError, Unavailable
+from blindai.errors import AttestationError, ConfigurationError, Unavailable
 
 PROGRAM = "nvattest"
 TIMEOUT_SECONDS = 120.0  # it makes some ten requests to NVIDIA for each device
@@ -100,6 +100,53 @@ def ask(
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"{program} did not answer: {error}", code="attester.failed") from error
     return _verdict(done, len(devices), nonce)
+
+
+def require_accepted(
+    devices: Sequence[DeviceEvidence],
+    claims: Sequence[DeviceClaims],
+    *,
+    program: str = PROGRAM,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> tuple[NvattestVerdict, ...]:
+    """Ask about all devices of one appraisal, and refuse what NVIDIA's program does not accept.
+
+    Args:
+        devices, claims: of the same devices in the same order; at least one.
+        program, timeout_seconds: as in `ask`.
+
+    Returns:
+        One verdict for each kind of device.
+
+    Raises:
+        AttestationError: `devices.nvattest`, step `devices`; it does not accept one of them, or there are none.
+        ConfigurationError, Unavailable: as `ask`.
+    """
+    pairs = list(zip(devices, claims, strict=True))
+    verdicts = []
+    for kind in dict.fromkeys(device.kind for device in devices):
+        verdict = ask(
+            [pair for pair in pairs if pair[0].kind is kind], program=program, timeout_seconds=timeout_seconds
+        )
+        if not verdict.accepted:
+            raise AttestationError(
+                "NVIDIA's own program does not accept the devices",
+                code="devices.nvattest",
+                step="devices",
+                expected=f"measurements of a release of NVIDIA's, for each {kind}",
+                got=verdict.message,
+                likely="the driver or the VBIOS is not one that NVIDIA released, or a certificate is revoked",
+            )
+        verdicts.append(verdict)
+    if not verdicts:
+        raise AttestationError(
+            "the evidence is of no device that NVIDIA's program could be asked about",
+            code="devices.nvattest",
+            step="devices",
+            expected="GPUs or switches",
+            got="none",
+        )
+    return tuple(verdicts)
 
 
 def _entry(device: DeviceEvidence, claims: DeviceClaims) -> dict[str, str]:

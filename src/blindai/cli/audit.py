@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from blindai.cli.console import error_fields, exit_code, out, print_error, print_json, reported
+from blindai.cli.console import err, error_fields, exit_code, out, print_error, print_json, reported
 from blindai.cli.target import Json, PolicyFile, Simulation, open_input
 from blindai.cli.verdict import platform, print_checks, print_explained, statement_fields
 from blindai.cli.verify import Explain
@@ -36,6 +36,10 @@ def audit(
         str | None,
         typer.Option("--collateral-url", metavar="URL", help="Ask this PCCS or KDS for endorsements that are missing."),
     ] = None,
+    nvattest: Annotated[
+        bool,
+        typer.Option("--nvattest", help="Also ask NVIDIA's program about the GPUs; it needs the network."),
+    ] = False,
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
@@ -47,20 +51,24 @@ def audit(
         chosen = _policy(policy, simulation=simulation)
         moment = _moment(at, saved)
         error: AttestationError | None = None
-        result: AttestationResult | None
+        result: AttestationResult | None = None
+        nvidia_says = ""
         try:
             result = saved.audit(chosen, at=moment)
+            if nvattest:
+                nvidia_says = _ask_nvidia(saved, result)
         except AttestationError as refusal:
-            error, result = refusal, refusal.result
+            error, result = refusal, refusal.result or result
             if error.code.endswith(("expired", "not_yet_valid")):
                 # The clock of this computer plays no part here.
                 error.hint = (
                     "" if moment == saved.gate.at else "for the verdict at the time of the file, leave out --at"
                 )
         if as_json:
-            print_json(_fields(saved, chosen, moment, result, error))
+            told = {"nvattest": nvidia_says} if nvidia_says else {}
+            print_json(_fields(saved, chosen, moment, result, error) | told)
         else:
-            _print(saved, chosen, moment, result, error, explain=explain)
+            _print(saved, chosen, moment, result, error, explain=explain, nvidia_says=nvidia_says)
         if error is not None:
             raise typer.Exit(exit_code(error))
 
@@ -85,6 +93,18 @@ def _endorsed(saved: SavedEvidence, url: str) -> SavedEvidence:
         return saved.endorsed(complete(evidence, Library.open(evidence.tee, url=url)))
     except AttestationError:
         return saved  # the appraisal says what is wrong with it
+
+
+def _ask_nvidia(saved: SavedEvidence, result: AttestationResult) -> str:
+    """In its own words, what NVIDIA's program found, which was nothing bad."""
+    from blindai.attestation.evidence import Evidence
+    from blindai.attestation.nvattest import PROGRAM, require_accepted
+
+    devices = Evidence.decode(bytes(saved.gate.evidence)).devices
+    with err.status(f"{PROGRAM} asks NVIDIA about {len(devices)} devices"):
+        verdicts = require_accepted(devices, result.devices)
+    words = " and ".join(dict.fromkeys(harmless(verdict.message) for verdict in verdicts))
+    return f"accepts {len(devices)} devices: {words}"
 
 
 def _policy(policy: Path | None, *, simulation: bool) -> Policy:
@@ -144,6 +164,7 @@ def _print(
     error: AttestationError | None,
     *,
     explain: bool,
+    nvidia_says: str,
 ) -> None:
     from blindai.channel.saved_evidence import UNKNOWABLE
 
@@ -159,6 +180,8 @@ def _print(
         verdict = "[bold red]REFUSED[/] "
     out.print("  ".join(filter(None, [verdict, platform(result), when])))
     out.print(f"recorded  {_utc(saved.gate.at)}  {escape(harmless(saved.address))}  {_then(saved)}")
+    if nvidia_says:
+        out.print(f"nvattest  {escape(nvidia_says)}")
     if _changed(saved, policy):
         then, now = saved.verdict.policy_digest[:16], policy.digest[:16]
         out.print(f"policy    {escape(policy.source)} is not the one of that verdict: {then}.. then, {now}.. now")
