@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,16 +17,18 @@ from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
 from blindai.attestation import credential
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.attesters.azure import AzureAttester
-from blindai.attestation.evidence import TEE, Activation, Evidence
-from blindai.attestation.result import Checklist
+from blindai.attestation.evidence import TEE, Activation, DeviceEvidence, Evidence
+from blindai.attestation.result import Checklist, OpenCheck
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
 from blindai.attestation.simulated.azure import SimulatedAzure
 from blindai.attestation.simulated.intel import SimulatedIntel
+from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidiaRoot
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.attestation.simulated.tpm import SimulatedTpm
 from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
 from blindai.attestation.verifiers import verify
+from blindai.attestation.verifiers.nvidia import verify_device
 
 UNIT = "one ECDSA signature on P-256"
 
@@ -39,18 +42,23 @@ METHOD = (
 
 REPORT_DATA = bytes(64)
 
+Way = tuple[str, Callable[[Any], None], Callable[[], Any]]  # name, what is timed, and what makes its argument
+
+
+class Attester(Protocol):
+    """Whatever makes evidence."""
+
+    def attest(self, report_data: bytes, /) -> Evidence: ...
+
 
 def measure(effort: Effort) -> Table:
     """Make evidence of every kind, and measure."""
     now = datetime.now(UTC)
     lanes = [Repeated(UNIT, _one_signature())]
     names = []
-    for name, anchors, activation, make in _platforms():
-        evidence = make()
-        judge = partial(_judge, anchors=anchors, activation=activation, now=now)
-        judge(evidence)
+    for name, judge, make in (*_platforms(now), _gpu(now)):
         names.append(name)
-        lanes.append(Repeated(f"{name}, first", partial(judge, evidence), between=_forget_everything))
+        lanes.append(Repeated(f"{name}, first", _fresh(judge, make), between=_forget_everything))
         lanes.append(Repeated(f"{name}, again", _fresh(judge, make)))
     run = interleave(lanes, effort)
     rows = [[UNIT, run.spread(UNIT).text(), "", "1"]]
@@ -67,7 +75,7 @@ def measure(effort: Effort) -> Table:
     )
 
 
-def _platforms() -> list[tuple[str, tuple[Anchor, ...], Activation | None, Callable[[], Evidence]]]:
+def _platforms(now: datetime) -> list[Way]:
     intel_root, amd_root, tpm_root = SimulatedRoot.generate(), SimulatedAmdRoot.generate(), SimulatedTpmRoot.generate()
     sgx, tdx = (SimulatedIntel(intel_root, tee=tee) for tee in (TEE.INTEL_SGX, TEE.INTEL_TDX))
     snp = SimulatedAmd(amd_root)
@@ -76,13 +84,28 @@ def _platforms() -> list[tuple[str, tuple[Anchor, ...], Activation | None, Calla
         one.boot()
     virtual_machine = SimulatedAzure(snp, vtpm)
     azure = AzureAttester(virtual_machine, virtual_machine)
+
+    def way(name: str, anchor: Anchor, attester: Attester, activation: Activation | None = None) -> Way:
+        judge = partial(_judge, anchors=(anchor,), activation=activation, now=now)
+        return name, judge, partial(attester.attest, REPORT_DATA)
+
     return [
-        ("Intel SGX, quote v3", (sgx.anchor,), None, partial(sgx.attest, REPORT_DATA)),
-        ("Intel TDX, quote v4", (tdx.anchor,), None, partial(tdx.attest, REPORT_DATA)),
-        ("AMD SEV-SNP, report v3", (snp.anchor,), None, partial(snp.attest, REPORT_DATA)),
-        ("Azure, SEV-SNP with virtual TPM", (snp.anchor,), None, partial(azure.attest, REPORT_DATA)),
-        ("TPM 2.0, RSA, with boot log", (tpm.anchor,), _activation(tpm), partial(tpm.attest, REPORT_DATA)),
+        way("Intel SGX, quote v3", sgx.anchor, sgx),
+        way("Intel TDX, quote v4", tdx.anchor, tdx),
+        way("AMD SEV-SNP, report v3", snp.anchor, snp),
+        way("Azure, SEV-SNP with virtual TPM", snp.anchor, azure),
+        way("TPM 2.0, RSA, with boot log", tpm.anchor, tpm, _activation(tpm)),
     ]
+
+
+def _gpu(now: datetime) -> Way:
+    root = SimulatedNvidiaRoot.generate()
+    device = SimulatedDevice(root)
+
+    def judge(evidence: DeviceEvidence) -> None:
+        verify_device(evidence, anchors=(root.anchor,), now=now, check=OpenCheck(""))
+
+    return "NVIDIA GPU beside any of them", judge, partial(device.attest, bytes(32))
 
 
 def _activation(tpm: SimulatedTpm) -> Activation:
@@ -96,7 +119,7 @@ def _judge(evidence: Evidence, *, anchors: tuple[Anchor, ...], activation: Activ
     verify(evidence, anchors=anchors, now=now, checks=Checklist(), activation=activation)
 
 
-def _fresh(judge: Callable[[Evidence], None], make: Callable[[], Evidence], *, ahead: int = 64) -> Callable[[], None]:
+def _fresh(judge: Callable[[Any], None], make: Callable[[], Any], *, ahead: int = 64) -> Callable[[], None]:
     """Judge evidence that was not judged before; made ahead, so that making it is not timed."""
     made = [make() for _ in range(ahead)]
     at = 0
