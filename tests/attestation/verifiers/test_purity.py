@@ -7,16 +7,20 @@ that what they call is held to it too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.attestation import azure, simulation, snp
+from tests.attestation import azure, simulation, snp, tpm
 
 from blindai.attestation.anchors import Anchor
-from blindai.attestation.evidence import TEE, Evidence
-from blindai.attestation.result import Checklist
+from blindai.attestation.evidence import TEE, Activation, Evidence
+from blindai.attestation.result import Checklist, OpenCheck
+from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidiaRoot
 from blindai.attestation.verifiers import verify
+from blindai.attestation.verifiers.nvidia import verify_device
+
+Judge = Callable[[], object]
 
 OUTSIDE = ("open", "os.", "socket.", "subprocess.", "urllib.", "http.", "shutil.", "tempfile.")
 
@@ -43,21 +47,37 @@ def listening() -> Iterator[list[str]]:
         _seen = None
 
 
-EVIDENCE: dict[str, tuple[Evidence, tuple[Anchor, ...]]] = {
-    "intel-sgx": (simulation.good("sgx-v3"), (simulation.anchor(),)),
-    "intel-tdx": (simulation.good("tdx-v4"), (simulation.anchor(),)),
-    "amd-sev-snp": (snp.good(), (snp.anchor(),)),
-    "azure-sev-snp": (azure.good(TEE.AZURE_SEV_SNP), azure.anchors()),
-    "azure-tdx": (azure.good(TEE.AZURE_TDX), azure.anchors()),
+def of_processor(evidence: Evidence, anchors: tuple[Anchor, ...], activation: Activation | None = None) -> Judge:
+    return lambda: verify(evidence, anchors=anchors, now=simulation.NOW, checks=Checklist(), activation=activation)
+
+
+def of_device() -> Judge:
+    root = SimulatedNvidiaRoot.generate(simulation.NOW)
+    evidence = SimulatedDevice(root, clock=lambda: simulation.NOW).attest(bytes(32))
+    return lambda: verify_device(evidence, anchors=(root.anchor,), now=simulation.NOW, check=OpenCheck(""))
+
+
+JUDGES: dict[str, Judge] = {
+    "intel-sgx": of_processor(simulation.good("sgx-v3"), (simulation.anchor(),)),
+    "intel-tdx": of_processor(simulation.good("tdx-v4"), (simulation.anchor(),)),
+    "amd-sev-snp": of_processor(snp.good(), (snp.anchor(),)),
+    "azure-sev-snp": of_processor(azure.good(TEE.AZURE_SEV_SNP), azure.anchors()),
+    "azure-tdx": of_processor(azure.good(TEE.AZURE_TDX), azure.anchors()),
+    "tpm": of_processor(tpm.good(), (tpm.root().anchor,), tpm.activation()),
+    "nvidia-gpu": of_device(),
 }
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+def test_every_tee_is_among_them() -> None:
+    assert set(TEE) <= JUDGES.keys()
+
+
+@pytest.mark.parametrize("name", JUDGES)
 def test_nothing_outside_is_touched(name: str) -> None:
-    evidence, anchors = EVIDENCE[name]
-    verify(evidence, anchors=anchors, now=simulation.NOW, checks=Checklist())  # whatever is imported lazily is, now
+    judge = JUDGES[name]
+    judge()  # whatever is imported lazily is imported now
     with listening() as seen:
-        verify(evidence, anchors=anchors, now=simulation.NOW, checks=Checklist())
+        judge()
     assert seen == []
 
 
