@@ -53,7 +53,7 @@ def of_processor(evidence: Evidence, anchors: tuple[Anchor, ...], activation: Ac
 
 def of_device() -> Judge:
     root = SimulatedNvidiaRoot.generate(simulation.NOW)
-    evidence = SimulatedDevice(root, clock=lambda: simulation.NOW).attest(bytes(32))
+    evidence = SimulatedDevice(root, now=simulation.NOW).attest(bytes(32))
     return lambda: verify_device(evidence, anchors=(root.anchor,), now=simulation.NOW, check=OpenCheck(""))
 
 
