@@ -11,9 +11,9 @@ from processes import Server, enclave, placed, script
 from rawclient import RawClient
 from report import Goal, Table
 from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
+from verifying import forget_everything
 
 from blindai.attestation.measure.local import local_policy
-from blindai.attestation.verifiers import intel, intel_collateral
 from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import READ, BlockingStream, Flow
 from blindai.channel.http1 import request_head
@@ -55,7 +55,7 @@ def measure(effort: Effort, ours: Server, placement: Placement) -> Table:
             Repeated(PYTHON, partial(_python, plain.port, get)),
             Repeated(RESUMED, partial(_attested, party, ours.port, resume=True)),
             Repeated(FRESH, partial(_attested, party, ours.port, resume=False)),
-            Repeated(FIRST, partial(_attested, party, ours.port, resume=False), between=_forget_everything),
+            Repeated(FIRST, partial(_attested, party, ours.port, resume=False), between=forget_everything),
         ]
         run = interleave(lanes, effort)
     fresh, resumed, first = (ratio(run.p50[name], run.p50[PLAIN]) for name in (FRESH, RESUMED, FIRST))
@@ -113,13 +113,6 @@ def _attested(party: RelyingParty, port: int, *, resume: bool) -> None:
     stream = BlockingStream("127.0.0.1", port, connect_seconds=10, seconds=10)
     stream.run(channel.open(resume=resume))
     stream.close()
-
-
-def _forget_everything() -> None:
-    for module in (intel, intel_collateral):
-        for value in vars(module).values():
-            if hasattr(value, "cache_clear"):
-                value.cache_clear()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def measure(effort: Effort) -> Table:
     names = []
     for name, judge, make in (*_platforms(now), _gpu(now)):
         names.append(name)
-        lanes.append(Repeated(f"{name}, first", _fresh(judge, make), between=_forget_everything))
+        lanes.append(Repeated(f"{name}, first", _fresh(judge, make), between=forget_everything))
         lanes.append(Repeated(f"{name}, again", _fresh(judge, make)))
     run = interleave(lanes, effort)
     rows = [[UNIT, run.spread(UNIT).text(), "", "1"]]
@@ -138,7 +138,8 @@ def _one_signature() -> Callable[[], None]:
     return partial(public.verify, key.sign(message, algorithm), message, algorithm)
 
 
-def _forget_everything() -> None:
+def forget_everything() -> None:
+    """Empty the caches of all verifiers."""
     for name, module in list(sys.modules.items()):
         if name.startswith("blindai.attestation.verifiers."):
             for value in vars(module).values():

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from cryptography import x509
 
-from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT, VENDOR_ANCHORS, Anchor, Vendor
+from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT, VENDOR_ANCHORS, VENDORS, Anchor, Vendor
 from blindai.attestation.evidence import TEE, DeviceKind
 from blindai.attestation.policy import Policy
 from blindai.attestation.verifiers.certificates import UNPARSABLE, common_name, spki_sha256
@@ -29,17 +29,6 @@ ALIASES = {
     "azure-snp": "azure-sev-snp",
     "tpm2": "tpm",
     "nvidia": "nvidia-gpu",
-}
-
-_VENDORS: dict[TEE | DeviceKind, Vendor] = {
-    TEE.INTEL_SGX: Vendor.INTEL,
-    TEE.INTEL_TDX: Vendor.INTEL,
-    TEE.AMD_SEV_SNP: Vendor.AMD,
-    TEE.AZURE_SEV_SNP: Vendor.AMD,
-    TEE.AZURE_TDX: Vendor.INTEL,
-    TEE.TPM: Vendor.TPM,
-    DeviceKind.NVIDIA_GPU: Vendor.NVIDIA,
-    DeviceKind.NVIDIA_SWITCH: Vendor.NVIDIA,
 }
 
 
@@ -191,9 +180,10 @@ def _given_anchors(given: list[str | _Anchor], tee: TEE | DeviceKind) -> tuple[A
 def _given(item: str | _Anchor, tee: TEE | DeviceKind) -> list[Anchor]:
     if isinstance(item, _Anchor):
         return [Anchor(f"given {item.vendor} root", item.vendor, item.spki_sha256, simulated=item.simulated)]
+    vendor = Vendor.NVIDIA if isinstance(tee, DeviceKind) else VENDORS[tee]
     try:
         roots = [x509.load_der_x509_certificate(der) for der in documents(item)]
-        return [Anchor(common_name(root) or "given root", _VENDORS[tee], spki_sha256(root)) for root in roots]
+        return [Anchor(common_name(root) or "given root", vendor, spki_sha256(root)) for root in roots]
     except (UnreadableOctets, *UNPARSABLE) as error:
         raise MalformedRequest(f"an anchor is no certificate: {error}") from error
 

@@ -16,14 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from blindai.attestation.anchors import Anchor, Vendor
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
 from blindai.attestation.simulated.certificates import BACKDATING, Issuer, Validity, pem
-from blindai.attestation.simulated.root import ROOT_LIFETIME, KeptRoot
-from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR, spki_sha256
+from blindai.attestation.simulated.root import ROOT_LIFETIME, CertifiedRoot
+from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR
 from blindai.attestation.verifiers.nvidia_certificates import FWID_EXTENSION, FWID_PREFIX, ROOT_NAME
 from blindai.attestation.verifiers.nvidia_report import (
     ALL_BLOCKS,
@@ -52,20 +51,12 @@ _DIGEST_VALUE = 0x01  # kind of measurement: mutable firmware, as a digest
 _SECP384R1 = ec.SECP384R1()
 
 
-class SimulatedNvidiaRoot(KeptRoot):
+class SimulatedNvidiaRoot(CertifiedRoot):
     """The simulated counterpart of NVIDIA's device identity CA."""
 
     file: ClassVar[str] = "nvidia-root.pem"
-
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self.key = key
-        self.certificate = certificate
-        self.anchor = Anchor(
-            name=f"{SIMULATED_VENDOR} {ROOT_NAME}",
-            vendor=Vendor.NVIDIA,
-            spki_sha256=spki_sha256(certificate),
-            simulated=True,
-        )
+    name: ClassVar[str] = f"{SIMULATED_VENDOR} {ROOT_NAME}"
+    vendor: ClassVar[Vendor] = Vendor.NVIDIA
 
     @classmethod
     def generate(cls, now: datetime | None = None) -> Self:
@@ -73,24 +64,6 @@ class SimulatedNvidiaRoot(KeptRoot):
         key = ec.generate_private_key(_SECP384R1)
         start = (now or datetime.now(UTC)) - BACKDATING
         return cls(key, issue(ROOT_NAME, key, issuer=None, validity=Validity(start, start + ROOT_LIFETIME)))
-
-    @classmethod
-    def from_pem(cls, pem: bytes) -> Self:
-        """Parse what `to_pem` wrote.
-
-        Raises:
-            ValueError: this is no key and certificate of a simulated root.
-        """
-        key = load_pem_private_key(pem, password=None)
-        certificate = x509.load_pem_x509_certificate(pem)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise ValueError("key and certificate do not belong together")
-        return cls(key, certificate)
-
-    def to_pem(self) -> bytes:
-        """The private key (PKCS #8, not encrypted) followed by the certificate."""
-        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return key + self.certificate.public_bytes(Encoding.PEM)
 
 
 class DeviceFaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,28 +96,21 @@ class KeptRoot(ABC):
             ) from error
 
 
-class SimulatedRoot(KeptRoot):
-    """The simulated counterpart of Intel's root CA: a key, its certificate, and the anchor that a policy may name."""
+class CertifiedRoot(KeptRoot):
+    """A root with a key on an elliptic curve, its certificate, and the anchor that a policy may name.
 
-    file = ROOT_FILE
+    Attributes:
+        name: of the anchor.
+        vendor: whose root it stands in for.
+    """
+
+    name: ClassVar[str]
+    vendor: ClassVar[Vendor]
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
         self.key = key
         self.certificate = certificate
-        self.anchor = Anchor(
-            name=f"{SIMULATED_VENDOR} {ROOT.names[0]}",
-            vendor=Vendor.INTEL,
-            spki_sha256=spki_sha256(certificate),
-            simulated=True,
-        )
-
-    @classmethod
-    def generate(cls, now: datetime | None = None) -> Self:
-        """Make a root that lives in memory only."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        start = (now or datetime.now(UTC)) - certificates.BACKDATING
-        validity = certificates.Validity(start, start + ROOT_LIFETIME)
-        return cls(key, certificates.issue(ROOT, key, issuer=None, validity=validity))
+        self.anchor = Anchor(self.name, self.vendor, spki_sha256(certificate), simulated=True)
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
@@ -136,6 +129,22 @@ class SimulatedRoot(KeptRoot):
         """The private key (PKCS #8, not encrypted) followed by the certificate."""
         key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return key + self.certificate.public_bytes(Encoding.PEM)
+
+
+class SimulatedRoot(CertifiedRoot):
+    """The simulated counterpart of Intel's root CA."""
+
+    file = ROOT_FILE
+    name = f"{SIMULATED_VENDOR} {ROOT.names[0]}"
+    vendor = Vendor.INTEL
+
+    @classmethod
+    def generate(cls, now: datetime | None = None) -> Self:
+        """Make a root that lives in memory only."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        start = (now or datetime.now(UTC)) - certificates.BACKDATING
+        validity = certificates.Validity(start, start + ROOT_LIFETIME)
+        return cls(key, certificates.issue(ROOT, key, issuer=None, validity=validity))
 
 
 def default_directory() -> Path:

@@ -11,13 +11,12 @@ from typing import ClassVar, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from blindai.attestation.anchors import Anchor, Vendor
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.simulated.certificates import BACKDATING
-from blindai.attestation.simulated.root import ROOT_LIFETIME, KeptRoot
-from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR, spki_sha256
+from blindai.attestation.simulated.root import ROOT_LIFETIME, CertifiedRoot
+from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR
 from blindai.attestation.verifiers.tpm_certificates import EK_CERTIFICATE_USAGE
 from blindai.attestation.verifiers.tpm_structures import PublicKey
 
@@ -30,15 +29,12 @@ TPM_MODEL = x509.ObjectIdentifier("2.23.133.2.2")
 TPM_VERSION = x509.ObjectIdentifier("2.23.133.2.3")
 
 
-class SimulatedTpmRoot(KeptRoot):
+class SimulatedTpmRoot(CertifiedRoot):
     """The simulated counterpart of the root CA of a maker of TPMs, and the anchor that a policy may name."""
 
     file: ClassVar[str] = "tpm-root.pem"
-
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self.key = key
-        self.certificate = certificate
-        self.anchor = Anchor(ROOT_NAME, Vendor.TPM, spki_sha256(certificate), simulated=True)
+    name: ClassVar[str] = ROOT_NAME
+    vendor: ClassVar[Vendor] = Vendor.TPM
 
     @classmethod
     def generate(cls, now: datetime | None = None) -> Self:
@@ -50,24 +46,6 @@ class SimulatedTpmRoot(KeptRoot):
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(certificates=True), critical=True)
         return cls(key, builder.sign(key, hashes.SHA256()))
-
-    @classmethod
-    def from_pem(cls, pem: bytes) -> Self:
-        """Parse what `to_pem` wrote.
-
-        Raises:
-            ValueError: this is no key and certificate of a simulated root.
-        """
-        key = load_pem_private_key(pem, password=None)
-        certificate = x509.load_pem_x509_certificate(pem)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise ValueError("key and certificate do not belong together")
-        return cls(key, certificate)
-
-    def to_pem(self) -> bytes:
-        """The private key (PKCS #8, not encrypted) followed by the certificate."""
-        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return key + self.certificate.public_bytes(Encoding.PEM)
 
     def certify(
         self,

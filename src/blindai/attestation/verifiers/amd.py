@@ -22,7 +22,7 @@ Sources: AMD SEV-SNP Firmware ABI Specification 56860; AMD VCEK Certificate and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -44,7 +44,7 @@ from blindai.attestation.verifiers.amd_report import (
     UnverifiedReport,
     parse,
 )
-from blindai.attestation.verifiers.certificates import refusal, require_current
+from blindai.attestation.verifiers.certificates import refusal, require_current, whole_second
 from blindai.errors import AttestationError
 
 _ECDSA = ec.ECDSA(hashes.SHA384())
@@ -106,9 +106,7 @@ def verify_report(
         AttestationError: with the step and the code of the first check that refused.
         ValueError: `now` has no time zone.
     """
-    if now.tzinfo is None:
-        raise ValueError("now must have a time zone")
-    now = now.astimezone(UTC).replace(microsecond=0)
+    now = whole_second(now)
     with checks.check("evidence", expected="an SEV-SNP report, version 2, 3 or 5") as check:
         parsed = parse(report)
         check.got = f"an SEV-SNP report, version {parsed.version}, signed by its {parsed.signing_key.upper()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from cryptography import x509
@@ -44,6 +44,17 @@ class Window(msgspec.Struct, frozen=True):
     kind: str
     not_before: datetime
     not_after: datetime
+
+
+def whole_second(now: datetime) -> datetime:
+    """`now` in UTC, in the whole seconds in which certificates count.
+
+    Raises:
+        ValueError: `now` has no time zone.
+    """
+    if now.tzinfo is None:
+        raise ValueError("now must have a time zone")
+    return now.astimezone(UTC).replace(microsecond=0)
 
 
 def refusal(code: str, message: str, *, expected: str = "", got: str = "", likely: str = "") -> AttestationError:

@@ -16,7 +16,7 @@ Sources: Intel SGX and TDX DCAP quote generation library references; dcap-qvl 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 
 import dcap_qvl
@@ -27,7 +27,7 @@ from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import Evidence
 from blindai.attestation.result import Checklist
-from blindai.attestation.verifiers.certificates import Window, refusal, require_current
+from blindai.attestation.verifiers.certificates import Window, refusal, require_current, whole_second
 from blindai.attestation.verifiers.intel_collateral import (
     CheckedCollateral,
     check_collateral,
@@ -187,9 +187,7 @@ def verify(evidence: Evidence, *, anchors: Sequence[Anchor], now: datetime, chec
         AttestationError: with the step and the code of the first check that refused.
         ValueError: `now` has no time zone.
     """
-    if now.tzinfo is None:
-        raise ValueError("now must have a time zone")
-    now = now.astimezone(UTC).replace(microsecond=0)
+    now = whole_second(now)
     with checks.check("evidence", expected=f"a quote of {evidence.tee}") as check:
         quote = parse(evidence.quote)
         check.got = f"a quote of {quote.tee}, version {quote.version}"

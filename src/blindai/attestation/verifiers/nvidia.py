@@ -37,6 +37,7 @@ from blindai.attestation.verifiers.certificates import (
     common_name,
     require_current,
     spki_sha256,
+    whole_second,
 )
 from blindai.attestation.verifiers.nvidia_certificates import (
     Chip,
@@ -79,8 +80,7 @@ def verify_device(
         AttestationError: step `devices`, with the code of the first thing that is wrong.
         ValueError: `now` has no time zone.
     """
-    if now.tzinfo is None:
-        raise ValueError("now must have a time zone")
+    now = whole_second(now)
     report = parse(device.report, device.kind)
     chain, fwid, chip = _checked(device.certificates, device.kind)
     anchor = _anchor(chain, tuple(anchor for anchor in anchors if anchor.vendor is Vendor.NVIDIA), now)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -29,7 +29,7 @@ from blindai.attestation.claims import Claims
 from blindai.attestation.eventlog import EXTENDED_LATER, BootLog, parse_boot_log
 from blindai.attestation.evidence import TEE, Activation, Evidence
 from blindai.attestation.result import Checklist, OpenCheck
-from blindai.attestation.verifiers.certificates import refusal
+from blindai.attestation.verifiers.certificates import refusal, whole_second
 from blindai.attestation.verifiers.tpm_certificates import CheckedChain, check_chain
 from blindai.attestation.verifiers.tpm_quote import (
     UnverifiedQuote,
@@ -71,9 +71,7 @@ def verify(
         AttestationError: with the step and the code of the first check that refused.
         ValueError: `now` has no time zone.
     """
-    if now.tzinfo is None:
-        raise ValueError("now must have a time zone")
-    now = now.astimezone(UTC).replace(microsecond=0)
+    now = whole_second(now)
     with checks.check("evidence", expected=f"a quote of {TEE.TPM}") as check:
         parsed = _parse(evidence)
         check.got = f"a quote of {len(parsed.quote.pcrs)} PCRs"
