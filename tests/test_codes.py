@@ -21,16 +21,6 @@ _CODE = re.compile(
 )
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
-# Functions of the policy: error(path or key, code, message).
-_POLICY_MODULES = (
-    "manifest.py",
-    "policy.py",
-    "amd_policy.py",
-    "tcb_policy.py",
-    "tpm_policy.py",
-    "gpu_policy.py",
-    "reference_values.py",
-)
 
 
 def on_page() -> dict[str, str]:
@@ -50,7 +40,8 @@ def raised_in(path: Path) -> Iterator[str]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name in _PREFIXES and path.parent.name == "verifiers" and (part := pattern(node.args[0])):
             yield re.escape(f"{_PREFIXES[name]}.") + part
-        if name == "error" and path.name in _POLICY_MODULES and len(node.args) > 1 and (part := pattern(node.args[1])):
+        # Origin.error and Table.error: (path or key, code, message).
+        if name == "error" and path.parent.name == "policy" and len(node.args) > 1 and (part := pattern(node.args[1])):
             yield re.escape("policy.") + part
 
 

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 import blindai
-from blindai.attestation import amd_policy, gpu_policy, manifest_lint, policy, reference_values, tcb_policy, tpm_policy
 from blindai.attestation.attesters.platform import Platform
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
+from blindai.attestation.policy import Policy, amd, gpus, lint, reference_values, tcb, tpm
+from blindai.attestation.policy.policy import _KEYS
 from blindai.channel import gate, statement
 from blindai.channel.keyset import Keyset
 from blindai.enclave.config import EnclaveConfig, Limits, Runtime, Timeouts
@@ -63,16 +64,16 @@ def test_every_key_of_a_manifest_is_described() -> None:
     text = page("reference/manifest.md")
     registers = {register for names in reference_values.REGISTER_BYTES.values() for register in names}
     sections = (
-        tcb_policy.TcbPolicy,
-        amd_policy.AmdPolicy,
-        tpm_policy.TpmPolicy,
-        gpu_policy.GpuPolicy,
-        gpu_policy.GoldenMeasurements,
+        tcb.TcbPolicy,
+        amd.AmdPolicy,
+        tpm.TpmPolicy,
+        gpus.GpuPolicy,
+        gpus.GoldenMeasurements,
     )
     keys = {key for section in sections for key in section.__dataclass_fields__}
-    for key in {*policy._KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *keys, *amd_policy.PRODUCT_PARTS}:
+    for key in {*_KEYS, *registers, *reference_values.REFERENCE_NUMBERS, *keys, *amd.PRODUCT_PARTS}:
         assert re.search(rf"[`\[.]{key}[`\].]", text), key
-    for status in tcb_policy.TCB_STATUSES:
+    for status in tcb.TCB_STATUSES:
         assert f"`{status}`" in text or f'"{status}"' in text, status
     for flag in FLAGS:
         assert f"`{flag}`" in text or f'"{flag}"' in text, flag
@@ -80,13 +81,13 @@ def test_every_key_of_a_manifest_is_described() -> None:
 
 def test_the_manifest_for_all_tees_is_one() -> None:
     examples = re.findall(r"^```toml\n(.*?)^```", page("reference/manifest.md"), re.MULTILINE | re.DOTALL)
-    manifest = policy.Policy.parse(examples[-1], "manifest.md")
+    manifest = Policy.parse(examples[-1], "manifest.md")
     assert set(manifest.accepted_tees) == set(TEE)
     assert {reference.tee for reference in manifest.hardware} == set(reference_values.HARDWARE_FORMS)
 
 
 def test_every_warning_about_a_manifest_is_described() -> None:
-    source = Path(manifest_lint.__file__).read_text("utf-8")
+    source = Path(lint.__file__).read_text("utf-8")
     raised = {f"lint.{code}" for code in re.findall(r'_warning\(policy, "([a-z_]+)"', source)}
     described = {word for word in first_cells(page("reference/manifest.md")) if word.startswith("lint.")}
     assert raised == described

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "blindai.attestation.policy": ("Policy",),
+    "blindai.attestation.policy.policy": ("Policy",),
     "blindai.attestation.result": ("AttestationResult",),
     "blindai.client.async_connection": ("AsyncConnection",),
     "blindai.client.connection": ("Connection", "connect"),

@@ -14,9 +14,9 @@ from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.attesters.devices import SimulatedDeviceAttester
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind, Evidence
-from blindai.attestation.gpu_policy import GoldenMeasurements, GpuPolicy
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
+from blindai.attestation.policy.gpus import GoldenMeasurements, GpuPolicy
 from blindai.attestation.result import Mode, Outcome
 from blindai.attestation.simulated.nvidia import DeviceFaults, SimulatedDevice, SimulatedNvidiaRoot
 from blindai.attestation.simulated.root import SimulatedRoot
@@ -205,7 +205,7 @@ class TestEach:
         assert (error.step, error.code) == ("devices", "devices.measurement")
 
     def test_simulated_gpus_under_a_real_processor(self, victim: Any, serve: Callable[..., Any]) -> None:
-        from blindai.attestation.device_requirements import appraise_devices
+        from blindai.attestation.appraisal.devices import appraise_devices
         from blindai.attestation.result import Checklist
 
         real = Policy(accepted_tees=victim._policy.accepted_tees, code=victim._policy.code, gpus=GpuPolicy(count=1))
@@ -220,7 +220,7 @@ class TestEach:
         assert found == ()
 
     def test_a_nonce_is_required(self, policy: Policy, victim: Any) -> None:
-        from blindai.attestation.device_requirements import appraise_devices
+        from blindai.attestation.appraisal.devices import appraise_devices
         from blindai.attestation.result import Checklist
 
         refusals: list[AttestationError] = []

@@ -29,7 +29,7 @@ from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.evidence import TEE, Evidence
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
-from blindai.attestation.reference_values import CODE_FORMS, CodeReference
+from blindai.attestation.policy.reference_values import CODE_FORMS, CodeReference
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
 from blindai.attestation.simulated.azure import SimulatedAzure

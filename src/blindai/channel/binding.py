@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from blindai.attestation.appraisal import abbreviated
+from blindai.attestation.appraisal.appraisal import abbreviated
 from blindai.attestation.evidence import TEE, committed
 from blindai.attestation.result import STEPS, AttestationResult, Outcome, Status
 from blindai.channel.statement import Statement

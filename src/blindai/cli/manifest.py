@@ -13,7 +13,7 @@ from blindai.cli.target import Json
 from blindai.errors import ConfigurationError, harmless
 
 if TYPE_CHECKING:
-    from blindai.attestation.manifest_lint import Finding
+    from blindai.attestation.policy.lint import Finding
 
 app = typer.Typer(no_args_is_help=True, help="Check a manifest, and show what it accepts.")
 
@@ -30,8 +30,8 @@ def check(
 ) -> None:
     """Say by line what is wrong in a manifest (exit code 2), and where it accepts more than it may have to."""
     with reported(as_json=as_json):
-        from blindai.attestation.manifest_lint import errors, warnings
         from blindai.attestation.policy import Policy
+        from blindai.attestation.policy.lint import errors, warnings
 
         problems: list[ConfigurationError] = []
         try:
@@ -57,9 +57,9 @@ def check(
 def show(file: File = Path("manifest.toml"), as_json: Json = False) -> None:
     """Say in plain words what a manifest accepts and refuses, with the line for each."""
     with reported(as_json=as_json):
-        from blindai.attestation.appraisal import abbreviated
-        from blindai.attestation.manifest_summary import summary
+        from blindai.attestation.appraisal.appraisal import abbreviated
         from blindai.attestation.policy import Policy
+        from blindai.attestation.policy.summary import summary
 
         policy = Policy.load(file)
         sections = summary(policy)

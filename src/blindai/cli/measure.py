@@ -20,7 +20,7 @@ from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from blindai.attestation.policy import Policy
-    from blindai.attestation.reference_values import CodeReference, HardwareReference
+    from blindai.attestation.policy.reference_values import CodeReference, HardwareReference
 
 app = typer.Typer(
     help="Write the manifest that accepts a release. Alone: this very code on this installation's simulated platform.",
@@ -96,7 +96,7 @@ def snp(
     """AMD SEV-SNP: the launch digest of each number and type of vCPUs, from the firmware image."""
     with reported(as_json=as_json):
         from blindai.attestation.measure.snp import Boot, launch_digests
-        from blindai.attestation.reference_values import CodeReference
+        from blindai.attestation.policy.reference_values import CodeReference
 
         if kernel is None and (initrd is not None or cmdline):
             raise ConfigurationError("--initrd and --cmdline need --kernel", code="measure.option")
@@ -240,7 +240,7 @@ def sgx(
     with reported(as_json=as_json):
         from blindai.attestation.measure.artefact import read_artefact
         from blindai.attestation.measure.sgx import SIGSTRUCT_BYTES, read_sigstruct
-        from blindai.attestation.reference_values import CodeReference
+        from blindai.attestation.policy.reference_values import CodeReference
 
         if (sigstruct is None) is (mrenclave is None) or (by_signer and sigstruct is None):
             raise ConfigurationError(

@@ -113,7 +113,7 @@ def _print_row(outcome: str, name: str, got: str) -> None:
 
 
 def _short(got: str) -> str:
-    from blindai.attestation.appraisal import abbreviated
+    from blindai.attestation.appraisal.appraisal import abbreviated
 
     return harmless(abbreviated(got))
 

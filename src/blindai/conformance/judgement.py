@@ -8,11 +8,11 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
-from blindai.attestation.appraisal import NOT_REACHED
+from blindai.attestation.appraisal.appraisal import NOT_REACHED
+from blindai.attestation.appraisal.devices import appraise_devices
+from blindai.attestation.appraisal.requirements import Requirements
 from blindai.attestation.claims import Claims, DeviceClaims
-from blindai.attestation.device_requirements import appraise_devices
 from blindai.attestation.evidence import TEE, DeviceEvidence, DeviceKind, Evidence, committed
-from blindai.attestation.requirements import Requirements
 from blindai.attestation.result import STEPS, AttestationResult, Checklist, Mode, OpenCheck, Status
 from blindai.attestation.verifiers import amd, azure_report, verify
 from blindai.attestation.verifiers.azure_report import SNP_REPORT

@@ -7,7 +7,7 @@ import pytest
 from blindai.attestation.evidence import TEE
 from blindai.attestation.measure.release import manifest, merged, tdx_references, tpm_references
 from blindai.attestation.policy import Policy
-from blindai.attestation.reference_values import CodeReference
+from blindai.attestation.policy.reference_values import CodeReference
 from blindai.errors import ConfigurationError
 
 RTMRS = {f"rtmr{number}": f"{number}" * 96 for number in range(4)}

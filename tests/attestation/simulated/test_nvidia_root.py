@@ -8,8 +8,8 @@ import pytest
 
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.devices import SimulatedDeviceAttester
-from blindai.attestation.gpu_policy import GpuPolicy
 from blindai.attestation.measure.local import local_policy
+from blindai.attestation.policy.gpus import GpuPolicy
 from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidiaRoot
 
 

@@ -9,7 +9,7 @@ from blindai.attestation.anchors import Anchor
 from blindai.attestation.attesters.attester import DeviceAttester
 from blindai.attestation.attesters.nvidia import NvidiaAttester, NvmlMissing
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
-from blindai.attestation.gpu_policy import MAX_DEVICES
+from blindai.attestation.policy.gpus import MAX_DEVICES
 from blindai.attestation.simulated.nvidia import DeviceFaults, SimulatedDevice, SimulatedNvidiaRoot
 from blindai.errors import ConfigurationError
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest import Origin
 from blindai.attestation.policy import Policy
-from blindai.attestation.reference_values import CodeReference, HardwareReference
-from blindai.attestation.tpm_policy import TpmPolicy
+from blindai.attestation.policy.manifest import Origin
+from blindai.attestation.policy.reference_values import CodeReference, HardwareReference
+from blindai.attestation.policy.tpm import TpmPolicy
 from blindai.errors import ConfigurationError
 
 # Registers of the firmware and its settings that stay the same on every boot of one kind of machine. PCR 1, 3, 5 and

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from blindai.attestation.anchors import Anchor, Vendor
-from blindai.attestation.manifest import Origin, Table, require_hex
+from blindai.attestation.policy.manifest import Origin, Table, require_hex
 
 DIGEST_BYTES = 32  # SHA-256
 

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from blindai.attestation.claims import DeviceClaims
 from blindai.attestation.evidence import DeviceEvidence, DeviceKind
-from blindai.attestation.gpu_policy import MAX_DEVICES, GpuPolicy
 from blindai.attestation.policy import Policy
+from blindai.attestation.policy.gpus import MAX_DEVICES, GpuPolicy
 from blindai.attestation.result import Checklist, OpenCheck
 from blindai.attestation.verifiers.nvidia import verify_device
 from blindai.errors import AttestationError

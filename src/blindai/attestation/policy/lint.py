@@ -7,14 +7,14 @@ from enum import StrEnum
 
 import msgspec
 
-from blindai.attestation.amd_policy import AMD_TEES, AmdPolicy
 from blindai.attestation.anchors import VENDORS, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE, TPM_TEES
-from blindai.attestation.manifest import Path
-from blindai.attestation.policy import DEFAULT_ATTRIBUTES, Policy
-from blindai.attestation.reference_values import HARDWARE_FORMS, HardwareReference
-from blindai.attestation.tcb_policy import TcbPolicy
+from blindai.attestation.policy.amd import AMD_TEES, AmdPolicy
+from blindai.attestation.policy.manifest import Path
+from blindai.attestation.policy.policy import DEFAULT_ATTRIBUTES, Policy
+from blindai.attestation.policy.reference_values import HARDWARE_FORMS, HardwareReference
+from blindai.attestation.policy.tcb import TcbPolicy
 from blindai.errors import ConfigurationError
 
 LONG_GRACE_DAYS = 90  # Intel recovers TCB about four times a year: a longer grace skips a whole round of updates

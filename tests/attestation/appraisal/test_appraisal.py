@@ -13,16 +13,16 @@ import msgspec
 import pytest
 
 from blindai.attestation.anchors import Vendor
-from blindai.attestation.appraisal import NOT_REACHED, abbreviated, appraise
+from blindai.attestation.appraisal.appraisal import NOT_REACHED, abbreviated, appraise
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.evidence import TEE, Evidence, IntelCollateral, committed
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
-from blindai.attestation.reference_values import CodeReference, HardwareReference
+from blindai.attestation.policy.reference_values import CodeReference, HardwareReference
+from blindai.attestation.policy.tcb import TcbPolicy
 from blindai.attestation.result import STEPS, AttestationResult, Checklist, Mode, Outcome, Status
 from blindai.attestation.simulated.intel import Faults
 from blindai.attestation.simulated.root import SimulatedRoot
-from blindai.attestation.tcb_policy import TcbPolicy
 from blindai.errors import AttestationError
 
 CONFIG = "c0" * 32

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest import Origin, Table, require_known, require_range
+from blindai.attestation.policy.manifest import Origin, Table, require_known, require_range
 
 AMD_TEES = frozenset({TEE.AMD_SEV_SNP, TEE.AZURE_SEV_SNP})
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from blindai.attestation.manifest import Origin, Table, require_known, require_range
+from blindai.attestation.policy.manifest import Origin, Table, require_known, require_range
 
 # Intel's names (Intel PCS API v4, "TCB Info", tcbStatus). Revoked is left out: no policy can allow it.
 TCB_STATUSES = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from blindai.attestation.claims import DeviceClaims
-from blindai.attestation.manifest import Origin, Path, Table, require_hex, require_known, require_range
+from blindai.attestation.policy.manifest import Origin, Path, Table, require_hex, require_known, require_range
 
 GPU_ARCHITECTURES = ("hopper", "blackwell")
 ARCHITECTURES = (*GPU_ARCHITECTURES, "ls10")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from blindai.attestation.amd_policy import PRODUCT_PARTS
 from blindai.attestation.anchors import Vendor
-from blindai.attestation.reference_values import REGISTER_BYTES
+from blindai.attestation.policy.amd import PRODUCT_PARTS
+from blindai.attestation.policy.reference_values import REGISTER_BYTES
 
 if TYPE_CHECKING:
     from blindai.attestation.policy import Policy
-    from blindai.attestation.reference_values import HardwareReference
+    from blindai.attestation.policy.reference_values import HardwareReference
 
 
 def write(policy: Policy) -> str:

@@ -11,13 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path as FilePath
 from typing import Any
 
-from blindai.attestation import manifest_writer
-from blindai.attestation.amd_policy import AmdPolicy
 from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT, VENDOR_ANCHORS, VENDORS, Anchor, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
-from blindai.attestation.gpu_policy import GpuPolicy
-from blindai.attestation.manifest import (
+from blindai.attestation.policy import writer
+from blindai.attestation.policy.amd import AmdPolicy
+from blindai.attestation.policy.gpus import GpuPolicy
+from blindai.attestation.policy.manifest import (
     MAX_MANIFEST_BYTES,
     Origin,
     Table,
@@ -26,10 +26,10 @@ from blindai.attestation.manifest import (
     require_known,
     require_range,
 )
-from blindai.attestation.reference_values import CODE_FORMS, HARDWARE_FORMS, CodeReference, HardwareReference
-from blindai.attestation.reference_values import require_valid as require_valid_reference
-from blindai.attestation.tcb_policy import TcbPolicy
-from blindai.attestation.tpm_policy import DIGEST_BYTES, TpmPolicy
+from blindai.attestation.policy.reference_values import CODE_FORMS, HARDWARE_FORMS, CodeReference, HardwareReference
+from blindai.attestation.policy.reference_values import require_valid as require_valid_reference
+from blindai.attestation.policy.tcb import TcbPolicy
+from blindai.attestation.policy.tpm import DIGEST_BYTES, TpmPolicy
 from blindai.errors import ConfigurationError
 
 VERSION = 1
@@ -235,7 +235,7 @@ class Policy:
 
     def to_toml(self) -> str:
         """This policy as a manifest that explains itself; `parse` gives the same policy back."""
-        return manifest_writer.write(self)
+        return writer.write(self)
 
     def _parts(self) -> Iterator[Callable[[], None]]:
         """What must hold, each apart from the others."""

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blindai.attestation.appraisal.requirements import Requirements
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
 from blindai.attestation.evidence import TEE, committed
-from blindai.attestation.policy import DEFAULT_ATTRIBUTES, Policy
-from blindai.attestation.requirements import Requirements
+from blindai.attestation.policy.policy import DEFAULT_ATTRIBUTES, Policy
+from blindai.attestation.policy.tcb import TCB_STATUSES
 from blindai.attestation.result import Check, Checklist, Outcome
-from blindai.attestation.tcb_policy import TCB_STATUSES
 from blindai.errors import AttestationError
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)

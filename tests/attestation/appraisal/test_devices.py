@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from blindai.attestation.anchors import Anchor, Vendor
+from blindai.attestation.appraisal.devices import appraise_devices
 from blindai.attestation.attesters.devices import SimulatedDeviceAttester
-from blindai.attestation.device_requirements import appraise_devices
-from blindai.attestation.gpu_policy import GpuPolicy
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
+from blindai.attestation.policy.gpus import GpuPolicy
 from blindai.attestation.result import Checklist
 from blindai.attestation.simulated.nvidia import SimulatedNvidiaRoot
 from blindai.errors import AttestationError

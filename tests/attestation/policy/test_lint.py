@@ -4,9 +4,9 @@ import pytest
 
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest_lint import Finding, Level, errors, warnings
-from blindai.attestation.manifest_summary import TEE_NAMES, summary
 from blindai.attestation.policy import Policy
+from blindai.attestation.policy.lint import Finding, Level, errors, warnings
+from blindai.attestation.policy.summary import TEE_NAMES, summary
 from blindai.errors import ConfigurationError
 
 ROOT, CHIP, CONFIG = "44" * 32, "5a" * 64, "66" * 32

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from blindai.attestation.appraisal.requirements import Requirements
 from blindai.attestation.claims import Claims, Location
 from blindai.attestation.evidence import TEE, committed
 from blindai.attestation.policy import Policy
-from blindai.attestation.requirements import Requirements
 from blindai.attestation.result import Check, Checklist, Outcome
 from blindai.errors import AttestationError
 

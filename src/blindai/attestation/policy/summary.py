@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from blindai.attestation.amd_policy import AMD_TEES
 from blindai.attestation.anchors import VENDORS, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest import Path
-from blindai.attestation.policy import CHIP_ID_BYTES, Policy
-from blindai.attestation.reference_values import HARDWARE_FORMS, HardwareReference
-from blindai.attestation.tcb_policy import OUT_OF_DATE_STATUSES
+from blindai.attestation.policy.amd import AMD_TEES
+from blindai.attestation.policy.manifest import Path
+from blindai.attestation.policy.policy import CHIP_ID_BYTES, Policy
+from blindai.attestation.policy.reference_values import HARDWARE_FORMS, HardwareReference
+from blindai.attestation.policy.tcb import OUT_OF_DATE_STATUSES
 
 TEE_NAMES: dict[TEE, str] = {
     TEE.INTEL_SGX: "Intel SGX enclaves",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin, Path, Table, choices, locate
+from blindai.attestation.policy.manifest import MAX_MANIFEST_BYTES, Origin, Path, Table, choices, locate
 from blindai.errors import ConfigurationError
 
 TEXT = """\

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindai.attestation.amd_policy import MAX_PART_VERSION, PRODUCT_PARTS, SIGNING_KEYS, AmdPolicy
 from blindai.attestation.anchors import INTEL_SGX_ROOT, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
-from blindai.attestation.gpu_policy import (
+from blindai.attestation.policy.amd import MAX_PART_VERSION, PRODUCT_PARTS, SIGNING_KEYS, AmdPolicy
+from blindai.attestation.policy.gpus import (
     ARCHITECTURES,
     GPU_ARCHITECTURES,
     MAX_DEVICES,
@@ -24,18 +24,18 @@ from blindai.attestation.gpu_policy import (
     GoldenMeasurements,
     GpuPolicy,
 )
-from blindai.attestation.manifest import MAX_MANIFEST_BYTES, Origin
-from blindai.attestation.policy import CHIP_ID_BYTES, DEFAULT_ATTRIBUTES, MAX_AGE_SECONDS, Policy
-from blindai.attestation.reference_values import CODE_FORMS, HARDWARE_FORMS, REGISTER_BYTES, CodeReference
-from blindai.attestation.reference_values import HardwareReference as Hardware
-from blindai.attestation.tcb_policy import (
+from blindai.attestation.policy.manifest import MAX_MANIFEST_BYTES, Origin
+from blindai.attestation.policy.policy import CHIP_ID_BYTES, DEFAULT_ATTRIBUTES, MAX_AGE_SECONDS, Policy
+from blindai.attestation.policy.reference_values import CODE_FORMS, HARDWARE_FORMS, REGISTER_BYTES, CodeReference
+from blindai.attestation.policy.reference_values import HardwareReference as Hardware
+from blindai.attestation.policy.tcb import (
     MAX_EVALUATION_DATA_NUMBER,
     MAX_GRACE_DAYS,
     OUT_OF_DATE_STATUSES,
     TCB_STATUSES,
     TcbPolicy,
 )
-from blindai.attestation.tpm_policy import TpmPolicy
+from blindai.attestation.policy.tpm import TpmPolicy
 from blindai.attestation.verifiers.amd_product import PRODUCTS
 from blindai.errors import ConfigurationError
 

@@ -9,7 +9,7 @@ The steps are those of `result.STEPS`, in that order:
     code, hardware, config          registers and configuration against the policy's reference values
     devices                         GPUs and switches: genuine, fresh, all there, as the policy lists them
 
-The steps from `binding` on are those of `requirements` and `device_requirements`. All of them are made even if one
+The steps from `binding` on are those of `requirements` and `devices`. All of them are made even if one
 fails, so that the result shows the whole picture; the first failure is what is raised. Left to the caller: that the
 keyset in the statement names the key of this connection, and to ask `AttestationResult.require_valid` before every
 request.
@@ -23,11 +23,11 @@ import re
 from datetime import datetime
 from typing import NoReturn
 
+from blindai.attestation.appraisal.devices import appraise_devices
+from blindai.attestation.appraisal.requirements import Binding, Requirements, utc
 from blindai.attestation.claims import Claims, DeviceClaims
-from blindai.attestation.device_requirements import appraise_devices
 from blindai.attestation.evidence import Activation, Evidence
 from blindai.attestation.policy import Policy
-from blindai.attestation.requirements import Binding, Requirements, utc
 from blindai.attestation.result import STEPS, AttestationResult, Check, Checklist, Mode, Status
 from blindai.attestation.verifiers import verify
 from blindai.errors import AttestationError

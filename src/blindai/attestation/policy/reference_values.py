@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE
-from blindai.attestation.manifest import Origin, Path, Table, choices, read_tee, require_hex, require_range
+from blindai.attestation.policy.manifest import Origin, Path, Table, choices, read_tee, require_hex, require_range
 
 MAX_NAME_LENGTH = 128  # a name goes on one line of a terminal
 NOT_REPORTED = "not reported"

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from blindai.attestation.anchors import NVIDIA_DEVICE_ROOT
-from blindai.attestation.gpu_policy import GoldenMeasurements, GpuPolicy
 from blindai.attestation.policy import Policy
+from blindai.attestation.policy.gpus import GoldenMeasurements, GpuPolicy
 from blindai.errors import ConfigurationError
 
 HEAD = f"""version = 1

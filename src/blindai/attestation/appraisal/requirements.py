@@ -8,12 +8,12 @@ from typing import Protocol
 
 import msgspec
 
-from blindai.attestation import tcb_requirements
-from blindai.attestation.amd_policy import AMD_TEES
+from blindai.attestation.appraisal import tcb
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
 from blindai.attestation.evidence import TEE
 from blindai.attestation.policy import Policy
-from blindai.attestation.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
+from blindai.attestation.policy.amd import AMD_TEES
+from blindai.attestation.policy.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
 from blindai.attestation.result import STEPS, OpenCheck
 from blindai.errors import AttestationError
 
@@ -59,14 +59,14 @@ class Requirements(msgspec.Struct, frozen=True):
         if step == "hardware" and not any(reference.tee is self.claims.tee for reference in self.policy.hardware):
             return "the policy pins no hardware"
         if step == "tcb":
-            return tcb_requirements.unrequired(self.claims, self.policy)
+            return tcb.unrequired(self.claims, self.policy)
         if step == "config" and not self.policy.config_digests:
             return f"{self.config_digest}: the policy pins no configuration"
         return ""
 
     def ends(self) -> list[datetime]:
         """The moments at which something that was relied on runs out."""
-        return [self.claims.not_after, self.not_after, *tcb_requirements.ends(self.claims, self.policy)]
+        return [self.claims.not_after, self.not_after, *tcb.ends(self.claims, self.policy)]
 
     def binding(self, check: OpenCheck) -> None:
         expected = self.bound_to.committed(self.claims.tee)
@@ -180,7 +180,7 @@ class Requirements(msgspec.Struct, frozen=True):
             )
 
     def tcb(self, check: OpenCheck) -> None:
-        tcb_requirements.require(self.claims, self.policy, self.now, check)
+        tcb.require(self.claims, self.policy, self.now, check)
 
     def code(self, check: OpenCheck) -> None:
         deviations = self._compare("code", self.policy.code, check)
