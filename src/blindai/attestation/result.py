@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -145,14 +145,15 @@ class AttestationResult(msgspec.Struct, frozen=True, kw_only=True):
 class OpenCheck:
     """A check that is being made; set `expected` and `got` as they become known."""
 
-    def __init__(self, expected: str) -> None:
+    def __init__(self, expected: str, *, within: str = "") -> None:
         self.expected = expected
         self.got = ""
         self.ranges: list[Range] = []
+        self._within = within
 
     def uses(self, of: str, start: int, end: int, use: str, value: str = "") -> None:
         """Note bytes of the evidence on which this check rests (see `Range`)."""
-        self.ranges.append(Range(of, start, end, use, value))
+        self.ranges.append(Range(self._within + of, start, end, use, value))
 
     def compares(self, claims: Claims, name: str, value: str = "") -> None:
         """Note that the claim `name` was compared, where its verifier said where it stands."""
@@ -172,12 +173,13 @@ class Checklist:
         return tuple(self._checks)
 
     @contextmanager
-    def check(self, step: str, *, expected: str = "", name: str = "") -> Iterator[OpenCheck]:
+    def check(self, step: str, *, expected: str = "", name: str = "", within: str = "") -> Iterator[OpenCheck]:
         """Record PASS when the block ends, FAIL when it raises `AttestationError` (which goes on).
 
-        A step that is made several times, once per device, gives each time a `name` of its own.
+        A step that is made several times, once per device, gives each time a `name` of its own, and in `within` where
+        in the evidence the device's own stands.
         """
-        opened = OpenCheck(expected)
+        opened = OpenCheck(expected, within=within)
         try:
             yield opened
         except AttestationError as error:
@@ -187,6 +189,12 @@ class Checklist:
             self._add(step, Outcome.FAIL, error.code, opened, name)
             raise
         self._add(step, Outcome.PASS, "", opened, name)
+
+    def adopt(self, checks: Iterable[Check], *, renamed: Mapping[str, str]) -> None:
+        """Record checks that were made of a part of the evidence, whose own parts have other names in the whole."""
+        for check in checks:
+            ranges = tuple(msgspec.structs.replace(item, of=renamed.get(item.of, item.of)) for item in check.ranges)
+            self._checks.append(msgspec.structs.replace(check, ranges=ranges))
 
     def skip(self, step: str, *, expected: str = "", got: str = "") -> None:
         """Record that nothing was required here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from blindai.attestation.anchors import Anchor, Vendor
@@ -36,3 +37,22 @@ def test_simulated_devices_on_a_root_that_is_trusted_as_hardware() -> None:
     )
     assert [(error.step, error.code) for error in refusals] == [("devices", "devices.simulated")]
     assert devices[0].simulated
+
+
+def test_ranges_name_the_device() -> None:
+    root = SimulatedNvidiaRoot.generate()
+    simulated = Policy.simulated({Vendor.INTEL: "ab" * 32, Vendor.NVIDIA: root.anchor.spki_sha256}, measure_package())
+    checks = Checklist()
+    appraise_devices(
+        SimulatedDeviceAttester(root=root, count=2).attest(bytes(32)),
+        policy=replace(simulated, gpus=GpuPolicy(count=2)),
+        nonce=bytes(32),
+        now=datetime.now(UTC),
+        checks=checks,
+        refusals=[],
+    )
+    assert [{item.of for item in check.ranges} for check in checks.checks] == [
+        set(),
+        {"devices.0.report"},
+        {"devices.1.report"},
+    ]

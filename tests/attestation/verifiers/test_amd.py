@@ -52,9 +52,9 @@ def test_every_byte_that_is_hashed_or_compared_is_shown() -> None:
     evidence, checks = good(), Checklist()
     claims = verify(evidence, anchors=(snp.anchor(),), now=NOW, checks=checks)
     ranges = {(used.of, used.start, used.end): used for check in checks.checks for used in check.ranges}
-    assert ranges["report", 0, 0x2A0].use == "SHA-384, signed by the VCEK (ECDSA P-384)"
-    assert ranges["report", 0x1A0, 0x1E0].value == claims.chip_id
-    assert {of for of, *_ in ranges} == {"report", "amd.root", "amd.authority", "amd.certificate", "amd.crl"}
+    assert ranges["quote", 0, 0x2A0].use == "SHA-384, signed by the VCEK (ECDSA P-384)"
+    assert ranges["quote", 0x1A0, 0x1E0].value == claims.chip_id
+    assert {of for of, *_ in ranges} == {"quote", "amd.root", "amd.authority", "amd.certificate", "amd.crl"}
     endorsements = snp.endorsements_of(evidence)
     for name in ("root", "authority", "certificate", "crl"):
         der = getattr(endorsements, name)

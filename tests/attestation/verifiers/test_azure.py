@@ -184,6 +184,28 @@ def test_a_simulated_machine(tee: TEE) -> None:
 
 
 @pytest.mark.parametrize("tee", azure.TEES)
+def test_ranges_are_those_of_the_evidence_as_it_came(tee: TEE) -> None:
+    """Whatever is said to be signed or compared has to be found there: no part of another name, none too short."""
+    evidence = azure.good(tee)
+    checks = Checklist()
+    verify(evidence, anchors=azure.anchors(), now=azure.NOW, checks=checks)
+    assert evidence.azure is not None
+    parts = {"quote": evidence.quote, "azure.hcl_report": evidence.azure.hcl_report}
+    parts["azure.hcl_report[0x20:]"] = evidence.azure.hcl_report[0x20:]
+    parts["azure.td_quote"] = evidence.azure.td_quote or b""
+    ranges = [item for check in checks.checks for item in check.ranges]
+    names = {item.of for item in ranges if item.of == "quote" or item.of.startswith("azure.")}
+    assert names == {
+        "quote",
+        "azure.hcl_report",
+        *({"azure.hcl_report[0x20:]"} if evidence.amd else {"azure.td_quote"}),
+    }
+    assert all(item.end <= len(parts[item.of]) for item in ranges if item.of in parts)
+    place = next(item for item in ranges if item.use.startswith("report_data"))
+    assert parts[place.of][place.start : place.end].hex() == place.value
+
+
+@pytest.mark.parametrize("tee", azure.TEES)
 def test_a_processor_that_signed_other_runtime_data(tee: TEE) -> None:
     evidence = azure.good(tee, other_runtime_data=True)
     assert refusal_simulated(evidence) == ("quote", "quote.runtime_data")

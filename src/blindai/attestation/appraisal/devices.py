@@ -54,11 +54,11 @@ def appraise_devices(
     assert gpus is not None  # noqa: S101 - else the count was refused
     genuine: list[DeviceClaims] = []
     numbers = dict.fromkeys(DeviceKind, 0)
-    for device in devices:
+    for position, device in enumerate(devices):
         numbers[device.kind] += 1
         name = f"{_NOUNS[device.kind]} {numbers[device.kind]}"
         try:
-            with checks.check(STEP, name=name) as check:
+            with checks.check(STEP, name=name, within=f"devices.{position}.") as check:
                 claims = verify_device(device, anchors=policy.anchors(), now=now, check=check)
                 others = {other.id for other in genuine}
                 genuine.append(claims)

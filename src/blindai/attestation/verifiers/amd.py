@@ -91,7 +91,7 @@ def verify_report(
     anchors: Sequence[Anchor],
     now: datetime,
     checks: Checklist,
-    of: str = "report",
+    of: str = "quote",
 ) -> Claims:
     """Verify one report, wherever it comes from. Records the steps `evidence`, `endorsements` and `quote`.
 

@@ -39,7 +39,7 @@ from blindai.errors import AttestationError
 
 # How the parts of the evidence are called where byte ranges are shown.
 _HCL_REPORT = "azure.hcl_report"
-_HARDWARE_REPORT = "azure.hcl_report hardware report"
+_HARDWARE_REPORT = "azure.hcl_report[0x20:]"
 _TD_QUOTE = "azure.td_quote"
 
 
@@ -119,7 +119,11 @@ def _verify_hardware(
                 likely="the machine could not reach Azure's quoting service (IMDS)",
             )
     inner = Evidence(tee=TEE.INTEL_TDX, quote=td_quote, intel_collateral=evidence.intel_collateral)
-    claims = intel.verify(inner, anchors=anchors, now=now, checks=checks)
+    inner_checks = Checklist()
+    try:
+        claims = intel.verify(inner, anchors=anchors, now=now, checks=inner_checks)
+    finally:
+        checks.adopt(inner_checks.checks, renamed={"quote": _TD_QUOTE})
     locations = {name: Location(_TD_QUOTE, place.start, place.end) for name, place in claims.locations.items()}
     return msgspec.structs.replace(claims, locations=locations)
 
