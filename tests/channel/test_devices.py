@@ -122,8 +122,11 @@ class TestAccepted:
         uses = {item.use for check in result.checks if check.step == "devices" for item in check.ranges}
         assert {"nonce, compared", "measurement 2, compared"} <= uses
 
-    def test_no_devices_where_none_are_required(self, victim: Any, serve: Callable[..., Any]) -> None:
-        victim._policy = replace(victim._policy, gpus=None)
+    @pytest.mark.parametrize("none_required", [None, GpuPolicy(minimum=0), GpuPolicy(count=0)])
+    def test_no_devices_where_none_are_required(
+        self, victim: Any, serve: Callable[..., Any], none_required: GpuPolicy | None
+    ) -> None:
+        victim._policy = replace(victim._policy, gpus=none_required)
         result = victim.attest(serve(None).address)
         (check,) = [check for check in result.checks if check.step == "devices"]
         assert check.outcome is Outcome.SKIP

@@ -13,6 +13,7 @@ from blindai.demo.attacks import ATTACKS
 from blindai.demo.enclaves import install_back_door, served
 
 from .conftest import Run
+from .test_serve import announced, started
 
 CODES = ["code.unknown", "binding.key", "binding.exporter", "binding.nonce", "platform.debug"]
 
@@ -27,7 +28,7 @@ def test_the_story_for_machines(run: Run) -> None:
     assert [refusal["application_bytes"] for refusal in story["refusals"]] == [0] * len(CODES)
 
 
-def test_the_story_for_people(program: Run) -> None:
+def test_the_story_for_people(program: Run, folder: Path) -> None:
     ended = program("demo")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("BlindAI")
@@ -37,6 +38,13 @@ def test_the_story_for_people(program: Run) -> None:
     for code in CODES:
         assert f"code {code}" in ended.out
     assert 'client.predict("clinic/breast-cancer", load_patients().features)' in ended.out
+    # What it tells the reader to start does start; only the port may be taken here.
+    (command,) = (line.split() for line in ended.out.splitlines() if " serve " in line and line.startswith("   "))
+    assert command[command.index("--platform") + 1] == "simulated-tdx"
+    with started(folder, "--json", *command[command.index("serve") + 1 :]) as process:
+        assert announced(process).startswith("https://127.0.0.1:")
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 def test_the_back_door_does_work_on_a_client_that_approves_it(tmp_path: Path) -> None:

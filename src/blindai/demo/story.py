@@ -172,7 +172,7 @@ def _end(console: Console, summary: Summary) -> None:
     )
     program, python = _programs()
     console.print("[bold]Now you[/]. In one terminal:")
-    console.print(f"   {program} serve\n", markup=False)
+    console.print(f"   {program} serve --platform simulated-tdx\n", markup=False)
     console.print("In another:")
     for line in (
         f"{program} measure -o manifest.toml",

@@ -41,7 +41,7 @@ def appraise_devices(
         The claims of those devices whose evidence is genuine.
     """
     gpus = policy.gpus
-    if gpus is None and not devices:
+    if not devices and (gpus is None or not gpus.requires_some):
         checks.skip(STEP, got="no devices, and the policy requires none")
         return ()
     try:

@@ -95,6 +95,11 @@ class GpuPolicy:
     modes: tuple[str, ...] = ()
     golden: tuple[GoldenMeasurements, ...] = field(default=())
 
+    @property
+    def requires_some(self) -> bool:
+        """Whether there must be a device at all."""
+        return bool(self.count or self.minimum or self.switches)
+
     @classmethod
     def read(cls, manifest: Table) -> Self | None:
         """The section `[gpus]` with its tables `[[gpus.golden]]`; None where there is none: no device is accepted.
