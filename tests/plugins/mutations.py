@@ -1,10 +1,13 @@
-"""Changed copies of binary evidence, always the same ones, and what must come of them."""
+"""Changed copies of binary evidence, always the same ones, and what must come of them.
+
+How many there were over all tests is said at the end of the run.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -17,6 +20,10 @@ class Mutation(NamedTuple):
     name: str
     data: bytes
     signed: bool
+
+
+_PROPERTY = "mutations"
+_of_this_test: list[Tally] = []
 
 
 class Tally(NamedTuple):
@@ -77,4 +84,35 @@ def run(judge: Callable[[bytes], object], changed: Iterator[Mutation]) -> Tally:
         else:
             accepted += 1
             assert not mutation.signed, f"{mutation.name}: accepted, though a signature covers the change"
-    return Tally(tried, tried - accepted, accepted, codes)
+    tally = Tally(tried, tried - accepted, accepted, codes)
+    _of_this_test.append(tally)
+    return tally
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    _of_this_test.clear()
+    result = yield
+    if _of_this_test:
+        columns = [(tally.tried, tally.refused, tally.accepted) for tally in _of_this_test]
+        sums = [sum(column) for column in zip(*columns, strict=True)]
+        # Properties travel with the reports, so they reach the controller of pytest-xdist too.
+        item.user_properties.append((_PROPERTY, sums))
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = [
+        cast("list[int]", value)
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == _PROPERTY
+    ]
+    if found:
+        tried, refused, accepted = (sum(column) for column in zip(*found, strict=True))
+        terminalreporter.section("mutated evidence")
+        terminalreporter.line(
+            f"  {tried:,} changed inputs: {refused:,} refused with code and step, {accepted:,} accepted for changes"
+            " that no signature covers, 0 accepted for any other"
+        )

@@ -210,6 +210,9 @@ class TestCertificates:
     def test_unparsable(self, text: str) -> None:
         assert code(msgspec.structs.replace(good(), certificates=text)) == "devices.certificates"
 
+    def test_too_long(self) -> None:
+        assert code(with_chain(*healthy().chain, root().certificate)) == "devices.certificates"
+
     def test_too_large(self) -> None:
         text = good().certificates + "\n" * MAX_CHAIN_CHARACTERS
         assert code(msgspec.structs.replace(good(), certificates=text)) == "devices.certificates"

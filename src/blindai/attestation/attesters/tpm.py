@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from blindai.attestation.attesters.files import Files, HostFiles
 from blindai.attestation.attesters.tpm_device import DEFAULT_TCTI, QUOTED_PCRS, TpmDevice
 from blindai.attestation.evidence import TEE, Evidence, TpmIdentity, TpmQuote, committed
-from blindai.attestation.verifiers.certificates import UNPARSABLE
+from blindai.attestation.verifiers.certificates import UNPARSABLE, load_der
 from blindai.attestation.verifiers.tpm_certificates import MAX_CHAIN
 from blindai.attestation.verifiers.tpm_structures import parse_public
 from blindai.errors import ConfigurationError
@@ -263,7 +263,7 @@ def _chain(ek_spki: bytes, pool: Sequence[bytes]) -> tuple[bytes, ...]:
         ConfigurationError: `attester.tpm_certificate`: a certificate cannot be parsed, or an issuer is missing.
     """
     try:
-        known = [x509.load_der_x509_certificate(der) for der in pool]
+        known = [load_der(der) for der in pool]
     except UNPARSABLE as error:
         raise ConfigurationError(
             f"a certificate of the TPM cannot be parsed: {error}", code="attester.tpm_certificate"

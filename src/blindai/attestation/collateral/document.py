@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation.verifiers.amd_certificates import parse_certificate
-from blindai.attestation.verifiers.certificates import UNPARSABLE, Window, certificate_windows, crl_window
+from blindai.attestation.verifiers.certificates import UNPARSABLE, Window, certificate_windows, crl_window, load_pem
 from blindai.errors import AttestationError, Unavailable
 
 # The largest are TCB info and PCK revocation lists, with some ten KB; evidence with all of them has at most 1 MB.
@@ -104,7 +104,7 @@ def read(document: Document, data: bytes, *, chain: str = "", fetched_at: dateti
             chain = (marker + behind).decode("ascii")
         body, windows = _PARSERS[document.kind](document.what, data)
         if document.chain_headers:
-            windows += certificate_windows(x509.load_pem_x509_certificates(chain.encode("ascii")))
+            windows += certificate_windows(load_pem(chain, maximum=MAX_DOCUMENT_BYTES))
     except (*UNPARSABLE, msgspec.DecodeError, AttestationError) as error:
         raise Unavailable(
             f"{document.what} cannot be parsed: {error.message if isinstance(error, AttestationError) else error}",
@@ -145,7 +145,7 @@ def _crl(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
 
 
 def _chain(what: str, data: bytes) -> tuple[bytes, tuple[Window, ...]]:
-    certificates = x509.load_pem_x509_certificates(data)
+    certificates = load_pem(data.decode("ascii"), maximum=MAX_DOCUMENT_BYTES)
     if len(certificates) != 2:
         raise ValueError(f"{what} are 2, not {len(certificates)}")
     body = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

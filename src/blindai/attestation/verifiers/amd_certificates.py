@@ -15,10 +15,6 @@ their names tells an ASK from an ASVK, or a VCEK from a VLEK: here each must be 
 from __future__ import annotations
 
 import re
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -26,7 +22,6 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from blindai.attestation.anchors import Anchor
@@ -157,8 +152,7 @@ def check_chain(endorsements: AmdEndorsements, anchors: tuple[Anchor, ...]) -> C
     if endorsements.crl is not None:
         crl = parse_crl(endorsements.crl, root)
         # All VCEKs have serial number 0: an entry for it would revoke every one of them, and is taken at its word.
-        with _serial_number_0():
-            certificates.require_not_revoked((root, authority, leaf), crl)
+        certificates.require_not_revoked((root, authority, leaf), crl)
         windows += (certificates.crl_window(crl, what="AMD's revocation list"),)
         ranges.append(_range("amd.crl", crl.tbs_certlist_bytes, "ARK"))
     return CheckedChain(
@@ -175,22 +169,6 @@ def check_chain(endorsements: AmdEndorsements, anchors: tuple[Anchor, ...]) -> C
     )
 
 
-_warnings = threading.Lock()
-
-
-@contextmanager
-def _serial_number_0() -> Iterator[None]:
-    """Read certificates of which one may have serial number 0.
-
-    All VCEKs do, against RFC 5280, section 4.1.2.2: pyca/cryptography warns of that wherever it meets the number,
-    and may one day refuse it. Only this warning is silenced, and only within this block; the list of filters is one
-    for all threads, hence the lock.
-    """
-    with _warnings, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
-        yield
-
-
 def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
     """Parse one certificate, all of it.
 
@@ -205,8 +183,7 @@ def parse_certificate(der: bytes, *, what: str) -> x509.Certificate:
             got=f"{len(der)} bytes",
         )
     try:
-        with _serial_number_0():
-            certificate = x509.load_der_x509_certificate(der)
+        certificate = certificates.load_der(der)
         certificates.read_whole(certificate)
     except UNPARSABLE as error:
         raise refusal("malformed", f"the {what} certificate cannot be parsed", got=str(error)) from error
@@ -228,7 +205,9 @@ def parse_crl(der: bytes, root: x509.Certificate) -> x509.CertificateRevocationL
             got=f"{len(der)} bytes",
         )
     try:
-        crl = x509.load_der_x509_crl(der)
+        with certificates.as_they_are():
+            crl = x509.load_der_x509_crl(der)
+            _ = crl.issuer
         key = root.public_key()
         genuine = isinstance(key, rsa.RSAPublicKey) and _is_pss_sha384(crl) and crl.is_signature_valid(key)
         _ = (crl.last_update_utc, crl.next_update_utc, [entry.revocation_date_utc for entry in crl])

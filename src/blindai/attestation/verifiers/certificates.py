@@ -7,13 +7,17 @@ Source: RFC 5280.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from blindai.attestation.anchors import Anchor
@@ -46,6 +50,45 @@ class Window(msgspec.Struct, frozen=True):
     not_after: datetime
 
 
+_warnings = threading.Lock()
+
+
+@contextmanager
+def as_they_are() -> Iterator[None]:
+    """Read certificates and lists that pyca/cryptography warns of, without a word to the terminal of whoever verifies.
+
+    All VCEKs have serial number 0, against RFC 5280, section 4.1.2.2; pyca/cryptography may one day refuse that. Names
+    may have attributes of odd lengths. Both are covered by the issuer's signature, whatever they are. Only these
+    warnings are silenced, and only within this block; the list of filters is one for all threads, hence the lock.
+    """
+    with _warnings, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+        warnings.filterwarnings("ignore", "Attribute's length must be", UserWarning)
+        yield
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """Load one certificate.
+
+    Raises:
+        ValueError: and all else in `UNPARSABLE`.
+    """
+    with as_they_are():
+        return x509.load_der_x509_certificate(der)
+
+
+def load_pem(pem: str, *, maximum: int) -> tuple[x509.Certificate, ...]:
+    """Load the certificates of a chain in PEM, if they have at most `maximum` characters: each takes its time.
+
+    Raises:
+        ValueError: and all else in `UNPARSABLE`.
+    """
+    if len(pem) > maximum:
+        raise ValueError(f"it has {len(pem)} characters, and genuine ones have at most {maximum}")
+    with as_they_are():
+        return tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
+
+
 def whole_second(now: datetime) -> datetime:
     """`now` in UTC, in the whole seconds in which certificates count.
 
@@ -70,16 +113,23 @@ def read_whole(certificate: x509.Certificate) -> None:
     Raises:
         ValueError: and all else in `UNPARSABLE`.
     """
-    _ = (
-        certificate.subject,
-        certificate.issuer,
-        certificate.extensions,
-        certificate.public_key(),
-        certificate.signature_hash_algorithm,
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-    )
+    with as_they_are():
+        _ = (
+            certificate.subject,
+            certificate.issuer,
+            certificate.extensions,
+            certificate.public_key(),
+            certificate.signature_hash_algorithm,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+        )
     require_whole_signature(certificate)
+
+
+def serial_number(certificate: x509.Certificate) -> int:
+    """As the issuer chose it, which may be zero or negative."""
+    with as_they_are():
+        return certificate.serial_number
 
 
 def require_whole_signature(signed: x509.Certificate | x509.CertificateRevocationList) -> None:
@@ -159,13 +209,15 @@ def require_not_revoked(certificates: Iterable[x509.Certificate], crl: x509.Cert
         AttestationError: `endorsements.revoked`.
     """
     for certificate in certificates:
-        entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        number = serial_number(certificate)
+        with as_they_are():
+            entry = crl.get_revoked_certificate_by_serial_number(number)
         if entry is not None:
             raise refusal(
                 "revoked",
                 f"{common_name(certificate)} is revoked: what it signs proves nothing any more",
                 expected="a certificate that is on no revocation list",
-                got=f"serial number {certificate.serial_number:x}, revoked {entry.revocation_date_utc:%Y-%m-%d}",
+                got=f"serial number {number:x}, revoked {entry.revocation_date_utc:%Y-%m-%d}",
                 likely="the platform's keys were compromised, or the platform was withdrawn",
             )
 

@@ -23,13 +23,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation.verifiers.certificates import (
     UNPARSABLE,
+    as_they_are,
     common_name,
+    load_pem,
     read_whole,
     refusal,
     require_whole_signature,
 )
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")  # profile specification, section 1.3.5
+
+# A PCK chain, the longest, has 4 to 5 KB.
+MAX_CHAIN_CHARACTERS = 16384
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -62,7 +67,7 @@ def parse_chain(pem: str, *, what: str, length: int) -> tuple[x509.Certificate, 
         AttestationError: `endorsements.malformed`.
     """
     try:
-        chain = tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
+        chain = load_pem(pem, maximum=MAX_CHAIN_CHARACTERS)
         canonical = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in chain)
         for certificate in chain:
             read_whole(certificate)
@@ -138,7 +143,9 @@ def parse_crl(der_hex: str, issuer: x509.Certificate, *, what: str) -> x509.Cert
         AttestationError: `endorsements.malformed`, `endorsements.crl.signature`.
     """
     try:
-        crl = x509.load_der_x509_crl(decode_hex(der_hex, what=what))
+        with as_they_are():
+            crl = x509.load_der_x509_crl(decode_hex(der_hex, what=what))
+            _ = crl.issuer
         key = issuer.public_key()
         genuine = (
             crl.issuer == issuer.subject

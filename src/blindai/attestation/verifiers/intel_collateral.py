@@ -318,4 +318,4 @@ def _require_same_platform(pem: bytes, tcb_info: TcbInfo) -> None:
 
 
 def _named(certificate: x509.Certificate) -> str:
-    return f"{certificates.common_name(certificate)}, serial number {certificate.serial_number:x}"
+    return f"{certificates.common_name(certificate)}, serial number {certificates.serial_number(certificate):x}"

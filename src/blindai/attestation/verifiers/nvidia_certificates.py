@@ -23,6 +23,7 @@ from blindai.attestation.verifiers.certificates import (
     SIMULATED_VENDOR,
     UNPARSABLE,
     common_name,
+    load_pem,
     read_whole,
     require_issued_by,
 )
@@ -68,15 +69,10 @@ def parse_chain(pem: str) -> tuple[x509.Certificate, ...]:
     Raises:
         AttestationError: `devices.certificates`.
     """
-    if len(pem) > MAX_CHAIN_CHARACTERS:
-        raise _refusal(
-            "devices.certificates",
-            "the certificates of the device are larger than any genuine ones",
-            expected=f"at most {MAX_CHAIN_CHARACTERS} characters",
-            got=f"{len(pem)}",
-        )
     try:
-        chain = tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
+        chain = load_pem(pem, maximum=MAX_CHAIN_CHARACTERS)
+        if len(chain) > CHAIN_LENGTH:  # before the signature of each is looked at, which takes a while
+            raise ValueError(f"there are {len(chain)}, and a chain has {CHAIN_LENGTH}")
         for certificate in chain:
             read_whole(certificate)
     except UNPARSABLE as error:

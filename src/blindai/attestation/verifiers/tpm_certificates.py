@@ -29,6 +29,7 @@ from blindai.attestation.verifiers.certificates import (
     Window,
     anchor_of,
     common_name,
+    load_der,
     read_whole,
     refusal,
     require_current,
@@ -123,7 +124,7 @@ def _parse(certificates: Sequence[bytes]) -> tuple[x509.Certificate, ...]:
             got=f"{len(certificates)} of up to {max(map(len, certificates))} bytes",
         )
     try:
-        chain = tuple(x509.load_der_x509_certificate(der) for der in certificates)
+        chain = tuple(map(load_der, certificates))
         for certificate in chain:
             read_whole(certificate)
     except UNPARSABLE as error:
