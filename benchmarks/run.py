@@ -49,7 +49,7 @@ def main() -> int:
         tables = [serving.measure(effort, server, placement, peers=not options.no_peers) for placement in Placement]
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
-        tables += [importing, verifying.measure(effort)]
+        tables += [importing, verifying.measure(effort), verifying.measure_hostile(effort)]
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 

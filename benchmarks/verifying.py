@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 from report import Table
 from timing import FULL, QUICK, Effort, Repeated, interleave, ratio
 
 from blindai.attestation import credential
 from blindai.attestation.anchors import Anchor
 from blindai.attestation.attesters.azure import AzureAttester
+from blindai.attestation.eventlog import MAX_BOOT_LOG_BYTES
 from blindai.attestation.evidence import TEE, Activation, DeviceEvidence, Evidence
+from blindai.attestation.policy.gpus import MAX_DEVICES
 from blindai.attestation.result import Checklist, OpenCheck
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
@@ -27,8 +32,10 @@ from blindai.attestation.simulated.nvidia import SimulatedDevice, SimulatedNvidi
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.attestation.simulated.tpm import SimulatedTpm
 from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
+from blindai.attestation.simulated.tpm_layout import log_event, log_header
 from blindai.attestation.verifiers import verify
 from blindai.attestation.verifiers.nvidia import verify_device
+from blindai.errors import AttestationError
 
 UNIT = "one ECDSA signature on P-256"
 
@@ -38,6 +45,11 @@ METHOD = (
     " of a platform whose certificates and collateral were verified before, and are compared with the time each time."
     f" All on one core, with simulated platforms, whose evidence has the form of the real one's. For scale: {UNIT},"
     " verified by the same library."
+)
+
+HOSTILE_METHOD = (
+    "Evidence that was made to keep a verifier busy, within the size that is read at all, until the refusal. Nothing is"
+    " remembered from one time to the next."
 )
 
 REPORT_DATA = bytes(64)
@@ -73,6 +85,87 @@ def measure(effort: Effort) -> Table:
         rows=rows,
         raw=run.p50,
     )
+
+
+def measure_hostile(effort: Effort) -> Table:
+    """Make evidence that is as slow to refuse as we know how to make it, and measure."""
+    now = datetime.now(UTC)
+    rows, raw = [], {}
+    for name, judge in _hostile(now):
+        refusals = [_refusal_of(judge) for _ in range(max(effort.fewest, 3))]
+        forget_everything()
+        run = interleave([Repeated(name, partial(_refusal_of, judge), between=forget_everything)], effort)
+        rows.append([name, f"`{refusals[0]}`", f"{run.spread(name).median / 1000:.1f}"])
+        raw[name] = run.p50[name]
+    return Table(
+        title="Refusing hostile evidence",
+        method=HOSTILE_METHOD,
+        columns=["", "refused as", "p50, milliseconds"],
+        rows=rows,
+        raw=raw,
+    )
+
+
+def _hostile(now: datetime) -> list[tuple[str, Callable[[], object]]]:
+    intel, amd = SimulatedIntel(SimulatedRoot.generate()), SimulatedAmd(SimulatedAmdRoot.generate())
+    tpm = SimulatedTpm(SimulatedTpmRoot.generate())
+    quote, report, boot = (one.attest(REPORT_DATA) for one in (intel, amd, tpm))
+    collateral = intel.collateral()
+    issuer = x509.load_pem_x509_certificates(collateral.pck_crl_issuer_chain.encode())[0].subject
+    crl = _revocation_list(issuer, now, entries=12_000)
+    log = log_header() + b"".join(log_event(4, 13, bytes(32), b"") for _ in range(MAX_BOOT_LOG_BYTES // 60))
+    gpu_root = SimulatedNvidiaRoot.generate()
+    gpus = [SimulatedDevice(gpu_root, number=number).attest(bytes(32)) for number in range(MAX_DEVICES)]
+
+    def intel_with(**changes: str) -> Callable[[], object]:
+        changed = replace(quote, intel_collateral=replace(collateral, **changes))
+        return partial(_judge, changed, anchors=(intel.anchor,), activation=None, now=now)
+
+    def gpus_with_the_last_altered() -> None:
+        *first, last = gpus
+        altered = replace(last, report=last.report[:-1] + bytes([last.report[-1] ^ 1]))
+        for device in (*first, altered):
+            verify_device(device, anchors=(gpu_root.anchor,), now=now, check=OpenCheck(""))
+
+    quoted, beside = tpm.quote(bytes(32))
+    long_log = replace(boot, quote=quoted, tpm=replace(beside, event_log=log))
+    return [
+        ("TDX, a revocation list of 12,000 entries by somebody else", intel_with(pck_crl=crl.hex())),
+        ("TDX, a chain of 900 KB", intel_with(pck_crl_issuer_chain=collateral.pck_crl_issuer_chain * 500)),
+        ("TDX, TCB info of 900 KB", intel_with(tcb_info="[" * 900_000)),
+        (
+            "SEV-SNP, a revocation list of 12,000 entries by somebody else",
+            partial(
+                _judge,
+                replace(report, amd=replace(amd.endorsements(), crl=crl)),
+                anchors=(amd.anchor,),
+                activation=None,
+                now=now,
+            ),
+        ),
+        (
+            "TPM, the longest boot log that is read",
+            partial(_judge, long_log, anchors=(tpm.anchor,), activation=_activation(tpm), now=now),
+        ),
+        (f"{MAX_DEVICES} GPUs never met before, the last one altered", gpus_with_the_last_altered),
+    ]
+
+
+def _refusal_of(judge: Callable[[], object]) -> str:
+    try:
+        judge()
+    except AttestationError as error:
+        return error.code
+    raise AssertionError("it was accepted")
+
+
+def _revocation_list(issuer: x509.Name, now: datetime, *, entries: int) -> bytes:
+    revoked = [
+        x509.RevokedCertificateBuilder().serial_number(number + 1).revocation_date(now).build()
+        for number in range(entries)
+    ]
+    builder = x509.CertificateRevocationListBuilder(issuer, now, now + timedelta(days=1), revoked_certificates=revoked)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def _platforms(now: datetime) -> list[Way]:
@@ -151,4 +244,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    print(measure(QUICK if options.quick else FULL).markdown())
+    chosen = QUICK if options.quick else FULL
+    print(measure(chosen).markdown())
+    print(measure_hostile(chosen).markdown())

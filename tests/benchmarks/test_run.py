@@ -29,6 +29,7 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
         *["## The client"] * 2,
         "## Importing the client",
         "## Verifying evidence",
+        "## Refusing hostile evidence",
     ]
     for block in page.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
