@@ -5,6 +5,8 @@ certificates are revoked: both need the network, and neither is done by our own 
 appraisal. `blindai audit --nvattest` asks it about saved evidence, for whoever writes `[[gpus.golden]]`.
 
 Source: NVIDIA Attestation SDK 1.2, "Command Reference" and "Claims and Detached EAT schema".
+The layout of the evidence file is not in there: it is as users of 1.2.2 report it. This was run with a program that
+keeps to all of that, and never yet with NVIDIA's own.
 """
 
 from __future__ import annotations
