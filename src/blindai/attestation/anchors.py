@@ -60,12 +60,9 @@ VENDORS: dict[TEE, Vendor] = {
     TEE.TPM: Vendor.TPM,
 }
 
+INTEL_TEES = frozenset(tee for tee, vendor in VENDORS.items() if vendor is Vendor.INTEL)
+AMD_TEES = frozenset(tee for tee, vendor in VENDORS.items() if vendor is Vendor.AMD)
+
 # There are many makers of TPMs: a policy names the roots that it trusts.
-VENDOR_ANCHORS: dict[TEE, tuple[Anchor, ...]] = {
-    TEE.INTEL_SGX: (INTEL_SGX_ROOT,),
-    TEE.INTEL_TDX: (INTEL_SGX_ROOT,),
-    TEE.AMD_SEV_SNP: AMD_ROOTS,
-    TEE.AZURE_SEV_SNP: AMD_ROOTS,
-    TEE.AZURE_TDX: (INTEL_SGX_ROOT,),
-    TEE.TPM: (),
-}
+_ROOTS: dict[Vendor, tuple[Anchor, ...]] = {Vendor.INTEL: (INTEL_SGX_ROOT,), Vendor.AMD: AMD_ROOTS, Vendor.TPM: ()}
+VENDOR_ANCHORS = {tee: _ROOTS[vendor] for tee, vendor in VENDORS.items()}

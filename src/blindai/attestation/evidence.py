@@ -28,6 +28,19 @@ class TEE(StrEnum):
 TPM_TEES = frozenset({TEE.AZURE_SEV_SNP, TEE.AZURE_TDX, TEE.TPM})
 
 
+REPORT_DATA_BYTES = 64  # of SGX, TDX and SEV-SNP alike
+
+
+def require_report_data(report_data: bytes) -> None:
+    """Refuse a caller that does not hand in 64 bytes.
+
+    Raises:
+        ValueError: a mistake of the caller, not of the platform.
+    """
+    if len(report_data) != REPORT_DATA_BYTES:
+        raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+
+
 def committed(tee: TEE, report_data: bytes) -> bytes:
     """What a quote of `tee` carries of the 64 bytes: all of them, or in a TPM's quote their SHA-256."""
     return hashlib.sha256(report_data).digest() if tee in TPM_TEES else report_data

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.platform import BOOT_LOG_FILE, TPM_TCTI, Platform
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
@@ -61,13 +61,13 @@ def serve(
     ] = None,
     tpm_tcti: Annotated[
         str, typer.Option("--tpm-tcti", metavar="TCTI", help="Where the TPM is, as tpm2-tss writes it.")
-    ] = "device:/dev/tpmrm0",
+    ] = TPM_TCTI,
     tpm_certificates: Annotated[
         Path | None, typer.Option("--tpm-certificates", metavar="FILE", help="Certificates of the TPM's maker (PEM).")
     ] = None,
     tpm_event_log: Annotated[
         Path, typer.Option("--tpm-event-log", metavar="FILE", help="The firmware's boot log.")
-    ] = Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
+    ] = Path(BOOT_LOG_FILE),
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
     as_json: Json = False,
 ) -> None:

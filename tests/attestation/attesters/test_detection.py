@@ -10,12 +10,11 @@ from blindai.attestation.attesters.detection import (
     ASSET_TAG_FILE,
     AZURE_ASSET_TAG,
     GUEST_DEVICES,
-    TPM_DEVICE,
     detect,
 )
 from blindai.attestation.attesters.files import Files
 from blindai.attestation.attesters.gramine import FOLDER
-from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.platform import TPM_DEVICE, Platform
 from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.intel import SimulatedIntel

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from tests.attestation.simulation import REPORT_DATA
 
-from blindai.attestation.attesters.freshness import intel_quote_over, require_report_data, snp_report_over
-from blindai.attestation.evidence import TEE
+from blindai.attestation.attesters.freshness import intel_quote_over, snp_report_over
+from blindai.attestation.evidence import TEE, require_report_data
 from blindai.attestation.simulated.amd import SimulatedAmd
 from blindai.attestation.simulated.intel import SimulatedIntel
 from blindai.errors import Unavailable

@@ -11,8 +11,7 @@ from tests.attestation.simulation import REPORT_DATA
 from blindai.attestation.attesters import opening
 from blindai.attestation.attesters.gramine import FOLDER
 from blindai.attestation.attesters.opening import SIMULATED_TEES, TpmOptions, bare, stapled
-from blindai.attestation.attesters.platform import Platform
-from blindai.attestation.attesters.tpm_device import DEFAULT_TCTI
+from blindai.attestation.attesters.platform import TPM_TCTI, Platform
 from blindai.attestation.attesters.tsm import REPORTS
 from blindai.attestation.evidence import TEE
 from blindai.attestation.simulated.amd import SimulatedAmd
@@ -82,7 +81,7 @@ def test_azure(monkeypatch: pytest.MonkeyPatch) -> None:
     attester = bare(Platform.AZURE, tpm=TpmOptions(tcti="swtpm:"))
     assert (attester.tee, attester.simulated) == (TEE.AZURE_SEV_SNP, False)
     bare(Platform.AZURE)
-    assert asked == ["swtpm:", DEFAULT_TCTI]
+    assert asked == ["swtpm:", TPM_TCTI]
 
 
 def test_an_ordinary_machine_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:

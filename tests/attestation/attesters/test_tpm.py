@@ -15,7 +15,8 @@ import pytest
 import swtpm
 from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.attesters.attester import ActivatingAttester
-from blindai.attestation.attesters.tpm import BOOT_LOG_FILE, TpmAttester, load_certificates
+from blindai.attestation.attesters.platform import BOOT_LOG_FILE
+from blindai.attestation.attesters.tpm import TpmAttester, load_certificates
 from blindai.attestation.attesters.tpm_device import TpmDevice
 from blindai.attestation.claims import Claims
 from blindai.attestation.credential import make_credential

@@ -52,6 +52,7 @@ def appraise_devices(
         if gpus is None or len(devices) > MAX_DEVICES:
             return ()
     assert gpus is not None  # noqa: S101 - else the count was refused
+    anchors = policy.anchors()
     genuine: list[DeviceClaims] = []
     numbers = dict.fromkeys(DeviceKind, 0)
     for position, device in enumerate(devices):
@@ -59,7 +60,7 @@ def appraise_devices(
         name = f"{_NOUNS[device.kind]} {numbers[device.kind]}"
         try:
             with checks.check(STEP, name=name, within=f"devices.{position}.") as check:
-                claims = verify_device(device, anchors=policy.anchors(), now=now, check=check)
+                claims = verify_device(device, anchors=anchors, now=now, check=check)
                 others = {other.id for other in genuine}
                 genuine.append(claims)
                 _Requirements(claims, policy, gpus, check).all(nonce, others)

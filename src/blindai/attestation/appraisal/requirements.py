@@ -8,11 +8,11 @@ from typing import Protocol
 
 import msgspec
 
+from blindai.attestation.anchors import AMD_TEES
 from blindai.attestation.appraisal import tcb
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
 from blindai.attestation.evidence import TEE
 from blindai.attestation.policy import Policy
-from blindai.attestation.policy.amd import AMD_TEES
 from blindai.attestation.policy.reference_values import HARDWARE_FORMS, NOT_REPORTED, Deviation, HardwareReference
 from blindai.attestation.result import STEPS, OpenCheck
 from blindai.errors import AttestationError

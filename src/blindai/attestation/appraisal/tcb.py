@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from blindai.attestation.anchors import AMD_TEES
 from blindai.attestation.claims import Claims
 from blindai.attestation.evidence import TEE
 from blindai.attestation.policy import Policy
-from blindai.attestation.policy.amd import AMD_TEES
 from blindai.attestation.policy.reference_values import NOT_REPORTED
 from blindai.attestation.policy.tcb import OUT_OF_DATE_STATUSES, REVOKED
 from blindai.attestation.result import OpenCheck

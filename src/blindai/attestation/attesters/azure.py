@@ -18,11 +18,17 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from blindai.attestation.evidence import TEE, AmdEndorsements, AzureReport, Evidence, TpmQuote, committed
+from blindai.attestation.evidence import (
+    TEE,
+    AmdEndorsements,
+    AzureReport,
+    Evidence,
+    TpmQuote,
+    committed,
+    require_report_data,
+)
 from blindai.attestation.verifiers import azure_report
 from blindai.errors import Unavailable
-
-REPORT_DATA_BYTES = 64
 
 HCL_REPORT_INDEX = 0x01400001
 AK_HANDLE = 0x81000003
@@ -85,8 +91,7 @@ class AzureAttester:
             Unavailable: `attester.metadata`: the metadata service does not answer as it should.
             AttestationError: `evidence.hcl`.
         """
-        if len(report_data) != REPORT_DATA_BYTES:
-            raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+        require_report_data(report_data)
         report, amd = self._endorse(self._tpm.read_nv(HCL_REPORT_INDEX))
         quote, tpm = self._tpm.quote_with(AK_HANDLE, committed(self.tee, report_data))
         return Evidence(tee=self.tee, quote=quote, tpm=tpm, azure=report, amd=amd)

@@ -7,16 +7,13 @@ import msgspec
 from blindai.attestation.attesters import gramine, tsm
 from blindai.attestation.attesters.failures import reporting
 from blindai.attestation.attesters.files import Files, HostFiles
-from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.platform import TPM_DEVICE, Platform
 from blindai.attestation.evidence import TEE
 from blindai.errors import ConfigurationError
 
 # What Azure writes into the SMBIOS table of every virtual machine: "MSFT AZURE VM" in ASCII codes.
 AZURE_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
 ASSET_TAG_FILE = "/sys/class/dmi/id/chassis_asset_tag"
-
-# The kernel's resource manager, through which several programs can share a TPM.
-TPM_DEVICE = "/dev/tpmrm0"
 
 # Guest drivers that are older than configfs-tsm.
 GUEST_DEVICES = ("/dev/tdx_guest", "/dev/sev-guest")

@@ -13,18 +13,6 @@ from blindai.attestation.verifiers import amd_report, intel_quote
 from blindai.attestation.verifiers.amd_report import UnverifiedReport
 from blindai.errors import AttestationError, Unavailable
 
-REPORT_DATA_BYTES = 64
-
-
-def require_report_data(report_data: bytes) -> None:
-    """Refuse a caller that does not hand in 64 bytes.
-
-    Raises:
-        ValueError: a mistake of the caller, not of the platform.
-    """
-    if len(report_data) != REPORT_DATA_BYTES:
-        raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
-
 
 def intel_quote_over(report_data: bytes, blob: bytes, *, tee: TEE) -> bytes:
     """The quote in `blob`, without zeros that fill up its buffer.

@@ -10,8 +10,8 @@ import threading
 
 from blindai.attestation.attesters.failures import reporting
 from blindai.attestation.attesters.files import Files, HostFiles
-from blindai.attestation.attesters.freshness import intel_quote_over, require_report_data
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.attesters.freshness import intel_quote_over
+from blindai.attestation.evidence import TEE, Evidence, require_report_data
 from blindai.errors import ConfigurationError
 
 FOLDER = "/dev/attestation"

@@ -13,10 +13,10 @@ from blindai.attestation.attesters.azure import AzureAttester, InstanceMetadata
 from blindai.attestation.attesters.failures import reporting
 from blindai.attestation.attesters.files import Files
 from blindai.attestation.attesters.gramine import GramineAttester
-from blindai.attestation.attesters.platform import Platform
+from blindai.attestation.attesters.platform import BOOT_LOG_FILE, TPM_TCTI, Platform
 from blindai.attestation.attesters.simulated import SimulatedAttester
-from blindai.attestation.attesters.tpm import BOOT_LOG_FILE, TpmAttester, load_certificates
-from blindai.attestation.attesters.tpm_device import DEFAULT_TCTI, TpmDevice
+from blindai.attestation.attesters.tpm import TpmAttester, load_certificates
+from blindai.attestation.attesters.tpm_device import TpmDevice
 from blindai.attestation.attesters.tsm import TsmAttester
 from blindai.attestation.collateral.cache import Log, log_plainly
 from blindai.attestation.collateral.library import Library
@@ -40,7 +40,7 @@ class TpmOptions(msgspec.Struct, frozen=True, kw_only=True):
         event_log: the firmware's boot log.
     """
 
-    tcti: str = DEFAULT_TCTI
+    tcti: str = TPM_TCTI
     certificates: Path | None = None
     event_log: Path = Path(BOOT_LOG_FILE)
 

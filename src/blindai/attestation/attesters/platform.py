@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+# The kernel's resource manager, through which several programs can share a TPM, and where Linux keeps its boot log.
+TPM_DEVICE = "/dev/tpmrm0"
+TPM_TCTI = f"device:{TPM_DEVICE}"
+BOOT_LOG_FILE = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
 
 class Platform(StrEnum):
     """One way to attest. `AUTO` is whichever of the unsimulated ones this machine is (`detection.detect`)."""

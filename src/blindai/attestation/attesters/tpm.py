@@ -21,8 +21,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from blindai.attestation.attesters.files import Files, HostFiles
-from blindai.attestation.attesters.tpm_device import DEFAULT_TCTI, QUOTED_PCRS, TpmDevice
-from blindai.attestation.evidence import TEE, Evidence, TpmIdentity, TpmQuote, committed
+from blindai.attestation.attesters.platform import BOOT_LOG_FILE, TPM_TCTI
+from blindai.attestation.attesters.tpm_device import QUOTED_PCRS, TpmDevice
+from blindai.attestation.evidence import TEE, Evidence, TpmIdentity, TpmQuote, committed, require_report_data
 from blindai.attestation.verifiers.certificates import UNPARSABLE, load_der
 from blindai.attestation.verifiers.tpm_certificates import MAX_CHAIN
 from blindai.attestation.verifiers.tpm_structures import parse_public
@@ -31,10 +32,7 @@ from blindai.errors import ConfigurationError
 if TYPE_CHECKING:
     from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMS_CONTEXT
 
-REPORT_DATA_BYTES = 64
 UNIQUE_BYTES = 32  # a coordinate on P-256
-
-BOOT_LOG_FILE = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 # The kinds of endorsement key that every TPM of a PC has, and where the certificate of each is kept.
 _EK_KINDS = {"EK-RSA2048": 0x01C00002, "EK-ECC256": 0x01C0000A}
@@ -77,7 +75,7 @@ class TpmAttester:
 
     def __init__(
         self,
-        tcti: str = DEFAULT_TCTI,
+        tcti: str = TPM_TCTI,
         *,
         certificates: Sequence[bytes] = (),
         event_log: str = BOOT_LOG_FILE,
@@ -109,8 +107,7 @@ class TpmAttester:
             ValueError: `report_data` is not 64 bytes.
             ConfigurationError, Unavailable: as `identity`.
         """
-        if len(report_data) != REPORT_DATA_BYTES:
-            raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+        require_report_data(report_data)
 
         def quoted(
             tpm: ESAPI, _ek: ESYS_TR, ak: ESYS_TR, identity: TpmIdentity

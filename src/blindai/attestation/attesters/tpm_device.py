@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from blindai.attestation.attesters.failures import reporting
+from blindai.attestation.attesters.platform import TPM_TCTI
 from blindai.attestation.evidence import TpmQuote
 from blindai.attestation.verifiers.tpm_structures import HASHES, Algorithm, parse_attest
 from blindai.errors import BlindAIError, ConfigurationError, Unavailable
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The kernel's resource manager, through which several programs can share a TPM.
-DEFAULT_TCTI = "device:/dev/tpmrm0"
 
 # What is measured before and by the operating system. Anyone can reset 16 and 23; 17 to 22 are for dynamic launches.
 QUOTED_PCRS = tuple(range(16))
@@ -54,7 +53,7 @@ class TpmDevice:
         ConfigurationError: `attester.tpm_library`: tpm2-pytss is not installed.
     """
 
-    def __init__(self, tcti: str = DEFAULT_TCTI, *, pcrs: Sequence[int] = QUOTED_PCRS) -> None:
+    def __init__(self, tcti: str = TPM_TCTI, *, pcrs: Sequence[int] = QUOTED_PCRS) -> None:
         # Its libraries write every error to stderr, past the log. They are raised here, with words of our own.
         os.environ.setdefault("TSS2_LOG", "all+NONE")
         try:

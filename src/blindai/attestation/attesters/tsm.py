@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from blindai.attestation.attesters import certificate_table
 from blindai.attestation.attesters.failures import reporting
 from blindai.attestation.attesters.files import Files, HostFiles
-from blindai.attestation.attesters.freshness import intel_quote_over, require_report_data, snp_report_over
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.attesters.freshness import intel_quote_over, snp_report_over
+from blindai.attestation.evidence import TEE, Evidence, require_report_data
 from blindai.errors import ConfigurationError, Unavailable
 
 REPORTS = "/sys/kernel/config/tsm/report"

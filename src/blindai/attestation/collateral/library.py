@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+from blindai.attestation.anchors import AMD_TEES, INTEL_TEES
 from blindai.attestation.collateral import amd, intel
 from blindai.attestation.collateral.cache import Cache, Log, default_directory, log_plainly
 from blindai.attestation.collateral.document import Document, Entry, Kind, read
 from blindai.attestation.collateral.fetch import PATIENCE_SECONDS, Fetcher, HttpFetcher
 from blindai.attestation.collateral.plan import Endorsements, Plan
-from blindai.attestation.collateral.service import AMD_TEES, INTEL_TEES, Services
+from blindai.attestation.collateral.service import Services
 from blindai.attestation.evidence import TEE, Evidence
 from blindai.errors import AttestationError, Unavailable
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from blindai.attestation.anchors import AMD_TEES, INTEL_TEES
 from blindai.attestation.evidence import TEE
 from blindai.errors import ConfigurationError
 
@@ -18,9 +19,6 @@ INTEL_ROOT_CRL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.
 
 # Configurations of Intel's quote provider library (sgx_default_qcnl.conf) name a PCCS with this path.
 _PCCS_PATH = "/sgx/certification/v4"
-
-AMD_TEES = frozenset({TEE.AMD_SEV_SNP, TEE.AZURE_SEV_SNP})
-INTEL_TEES = frozenset({TEE.INTEL_SGX, TEE.INTEL_TDX, TEE.AZURE_TDX})
 
 
 class Services(msgspec.Struct, frozen=True):

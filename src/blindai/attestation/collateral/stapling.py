@@ -12,18 +12,16 @@ from typing import Self
 
 from cryptography import x509
 
+from blindai.attestation.anchors import AMD_TEES
 from blindai.attestation.attesters.attester import Attester
 from blindai.attestation.collateral import amd
 from blindai.attestation.collateral.cache import Log, log_plainly
 from blindai.attestation.collateral.intel import quote_of
 from blindai.attestation.collateral.library import Library, is_complete
 from blindai.attestation.collateral.plan import Endorsements
-from blindai.attestation.collateral.service import AMD_TEES
-from blindai.attestation.evidence import TEE, Evidence
+from blindai.attestation.evidence import REPORT_DATA_BYTES, TEE, Evidence
 from blindai.attestation.verifiers.intel_quote import parse
 from blindai.errors import BlindAIError
-
-REPORT_DATA_BYTES = 64
 
 # How often the age of what is at hand is looked at; what is fetched is decided in `library.is_old`.
 CHECK_SECONDS = 3600.0

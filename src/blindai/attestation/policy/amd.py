@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from blindai.attestation.evidence import TEE
 from blindai.attestation.policy.manifest import Origin, Table, require_known, require_range
-
-AMD_TEES = frozenset({TEE.AMD_SEV_SNP, TEE.AZURE_SEV_SNP})
 
 _PARTS = ("boot_loader", "tee", "snp", "microcode")
 # Each product line, and the parts of its firmware that have a security version (AMD 57230, "TCB_VERSION").

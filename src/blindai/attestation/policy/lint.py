@@ -7,10 +7,10 @@ from enum import StrEnum
 
 import msgspec
 
-from blindai.attestation.anchors import VENDORS, Vendor
+from blindai.attestation.anchors import AMD_TEES, INTEL_TEES
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE, TPM_TEES
-from blindai.attestation.policy.amd import AMD_TEES, AmdPolicy
+from blindai.attestation.policy.amd import AmdPolicy
 from blindai.attestation.policy.manifest import Path
 from blindai.attestation.policy.policy import DEFAULT_ATTRIBUTES, Policy
 from blindai.attestation.policy.reference_values import HARDWARE_FORMS, HardwareReference
@@ -112,7 +112,7 @@ def _code(policy: Policy) -> Iterator[Finding]:
 
 def _tcb(policy: Policy) -> Iterator[Finding]:
     tcb = policy.tcb
-    if not any(VENDORS[tee] is Vendor.INTEL for tee in policy.accepted_tees):
+    if not INTEL_TEES.intersection(policy.accepted_tees):
         if tcb != TcbPolicy():
             yield _warning(policy, "unused", "[tcb] has no effect: no TEE of Intel is accepted", "tcb")
         return

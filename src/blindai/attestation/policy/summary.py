@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from blindai.attestation.anchors import VENDORS, Vendor
+from blindai.attestation.anchors import AMD_TEES, VENDORS, Vendor
 from blindai.attestation.claims import FLAGS
 from blindai.attestation.evidence import TEE
-from blindai.attestation.policy.amd import AMD_TEES
 from blindai.attestation.policy.manifest import Path
 from blindai.attestation.policy.policy import CHIP_ID_BYTES, Policy
 from blindai.attestation.policy.reference_values import HARDWARE_FORMS, HardwareReference

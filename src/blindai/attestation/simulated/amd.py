@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation.anchors import Anchor
-from blindai.attestation.evidence import TEE, AmdEndorsements, Evidence
+from blindai.attestation.evidence import TEE, AmdEndorsements, Evidence, require_report_data
 from blindai.attestation.simulated import amd_certificates, amd_report, certificates
 from blindai.attestation.simulated.amd_certificates import VCEK_SERIAL_NUMBER, ReportSigner
 from blindai.attestation.simulated.amd_root import SimulatedAmdRoot
@@ -33,7 +33,6 @@ from blindai.attestation.verifiers.amd_report import (
     VERSIONS,
 )
 
-REPORT_DATA_BYTES = 64
 DEFAULT_REPORT_VERSION = 3  # what current firmware of all three product lines writes
 
 AUTHORITY_LIFETIME = timedelta(days=25 * 365)  # as AMD's
@@ -165,8 +164,7 @@ class SimulatedAmd:
         Raises:
             ValueError: `report_data` is not 64 bytes.
         """
-        if len(report_data) != REPORT_DATA_BYTES:
-            raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+        require_report_data(report_data)
         faults = self.faults
         policy = _bits(_USUAL_POLICY ^ faults.policy, POLICY_BITS) | POLICY_MUST_BE_ONE | _ABI_VERSION
         signed = amd_report.layout(

@@ -15,7 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blindai.attestation.anchors import Anchor
-from blindai.attestation.evidence import TEE, Evidence, IntelCollateral
+from blindai.attestation.evidence import TEE, Evidence, IntelCollateral, require_report_data
 from blindai.attestation.simulated import certificates, quote
 from blindai.attestation.simulated.certificates import Issuer, PlatformIdentity, Validity
 from blindai.attestation.simulated.collateral import (
@@ -28,8 +28,6 @@ from blindai.attestation.simulated.collateral import (
 )
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.attestation.verifiers.intel_quote import SGX_ATTRIBUTES, TD_ATTRIBUTES
-
-REPORT_DATA_BYTES = 64
 
 # Collateral is made anew well before it ends, so that a client with a long-lived connection is not cut off.
 RENEWAL_MARGIN = timedelta(days=7)
@@ -118,8 +116,7 @@ class SimulatedIntel:
         Raises:
             ValueError: `report_data` is not 64 bytes.
         """
-        if len(report_data) != REPORT_DATA_BYTES:
-            raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+        require_report_data(report_data)
         return Evidence(
             tee=self.tee,
             quote=self.quote(report_data),

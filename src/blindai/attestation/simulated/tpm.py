@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from blindai.attestation import credential
 from blindai.attestation.anchors import Anchor
-from blindai.attestation.evidence import TEE, Evidence, TpmIdentity, TpmQuote, committed
+from blindai.attestation.evidence import TEE, Evidence, TpmIdentity, TpmQuote, committed, require_report_data
 from blindai.attestation.simulated import tpm_layout as layout
 from blindai.attestation.simulated.certificates import BACKDATING
 from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
@@ -40,7 +40,6 @@ from blindai.attestation.verifiers.tpm_structures import (
     parse_public,
 )
 
-REPORT_DATA_BYTES = 64
 QUOTED_PCRS = range(16)
 
 FIRMWARE_VERSION = 0x20260101_00000001
@@ -203,8 +202,7 @@ class SimulatedTpm:
 
     def attest(self, report_data: bytes) -> Evidence:
         """A quote over the SHA-256 of `report_data`, 64 bytes. See `Attester.attest`."""
-        if len(report_data) != REPORT_DATA_BYTES:
-            raise ValueError(f"report_data is {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
+        require_report_data(report_data)
         quote, tpm = self.quote(committed(TEE.TPM, report_data))
         return Evidence(tee=TEE.TPM, quote=quote, tpm=tpm, tpm_identity=self._identity)
 
