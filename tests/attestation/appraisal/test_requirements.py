@@ -9,17 +9,16 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.attestation.steps import REPORT_DATA, FixedBinding, changed, refusal, walk
 
 from blindai.attestation.appraisal.requirements import Requirements
 from blindai.attestation.claims import FLAGS, PROTECTIVE_FLAGS, Claims
-from blindai.attestation.evidence import TEE, committed
+from blindai.attestation.evidence import TEE
 from blindai.attestation.policy.policy import DEFAULT_ATTRIBUTES, Policy
 from blindai.attestation.policy.tcb import TCB_STATUSES
-from blindai.attestation.result import Check, Checklist, Outcome
-from blindai.errors import AttestationError
+from blindai.attestation.result import Outcome
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
-REPORT_DATA = bytes(range(64))
 CONFIG = "c0" * 32
 CHIP = "5a" * 16
 
@@ -96,18 +95,6 @@ SGX = msgspec.structs.replace(
 )
 
 
-class FixedBinding:
-    def committed(self, tee: TEE) -> bytes:
-        return committed(tee, REPORT_DATA)
-
-    def refusal(self, got: bytes) -> AttestationError:
-        return AttestationError("not for this connection", code="binding.report_data", step="binding", got=got.hex())
-
-
-def changed(claims: Claims, **fields: Any) -> Claims:
-    return msgspec.structs.replace(claims, **fields)
-
-
 def with_register(claims: Claims, register: str, value: str) -> Claims:
     return changed(claims, measurements={**claims.measurements, register: value})
 
@@ -126,30 +113,6 @@ def requirements(
     not_after: datetime = NOW + timedelta(days=1),
 ) -> Requirements:
     return Requirements(claims, policy, FixedBinding(), config_digest, now, not_after)
-
-
-def walk(required: Requirements) -> tuple[list[AttestationError], dict[str, Check]]:
-    """Every refusal and every check, with each step made whatever the others say."""
-    checks, refusals = Checklist(), []
-    for step, require in required.steps():
-        if reason := required.unrequired(step):
-            checks.skip(step, got=reason)
-            continue
-        try:
-            with checks.check(step) as check:
-                require(check)
-        except AttestationError as error:
-            refusals.append(error)
-    return refusals, {check.step: check for check in checks.checks}
-
-
-def refusal(required: Requirements, step: str, code: str) -> AttestationError:
-    """The one refusal, which is of this step and code; all other steps accept."""
-    refusals, checks = walk(required)
-    assert [(error.step, error.code) for error in refusals] == [(step, code)]
-    assert [check.step for check in checks.values() if check.outcome is Outcome.FAIL] == [step]
-    assert checks[step].code == code
-    return refusals[0]
 
 
 @pytest.mark.parametrize("claims", [TDX, SGX], ids=["tdx", "sgx"])

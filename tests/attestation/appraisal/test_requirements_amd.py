@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 import pytest
+from tests.attestation import steps
+from tests.attestation.steps import REPORT_DATA, FixedBinding, changed
 
 from blindai.attestation.appraisal.requirements import Requirements
 from blindai.attestation.claims import Claims, Location
 from blindai.attestation.evidence import TEE, committed
 from blindai.attestation.policy import Policy
-from blindai.attestation.result import Check, Checklist, Outcome
+from blindai.attestation.result import Check, Outcome
 from blindai.errors import AttestationError
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
-REPORT_DATA = bytes(range(64))
 DIGEST = "11" * 48
 CHIP = "5a" * 64
 
@@ -116,39 +116,16 @@ AZURE_TDX = msgspec.structs.replace(
 )
 
 
-class FixedBinding:
-    def committed(self, tee: TEE) -> bytes:
-        return committed(tee, REPORT_DATA)
-
-    def refusal(self, got: bytes) -> AttestationError:
-        return AttestationError("not for this connection", code="binding.report_data", step="binding", got=got.hex())
-
-
-def changed(claims: Claims, **fields: Any) -> Claims:
-    return msgspec.structs.replace(claims, **fields)
+def required(claims: Claims, policy: Policy) -> Requirements:
+    return Requirements(claims, policy, FixedBinding(), "", NOW, NOW + timedelta(days=1))
 
 
 def walk(claims: Claims, policy: Policy = POLICY) -> tuple[list[AttestationError], dict[str, Check]]:
-    required = Requirements(claims, policy, FixedBinding(), "", NOW, NOW + timedelta(days=1))
-    checks, refusals = Checklist(), []
-    for step, require in required.steps():
-        if reason := required.unrequired(step):
-            checks.skip(step, got=reason)
-            continue
-        try:
-            with checks.check(step) as check:
-                require(check)
-        except AttestationError as error:
-            refusals.append(error)
-    return refusals, {check.step: check for check in checks.checks}
+    return steps.walk(required(claims, policy))
 
 
 def refusal(claims: Claims, step: str, code: str, policy: Policy = POLICY) -> AttestationError:
-    """The one refusal, which is of this step and code; all other steps accept."""
-    refusals, checks = walk(claims, policy)
-    assert [(error.step, error.code) for error in refusals] == [(step, code)]
-    assert [check.step for check in checks.values() if check.outcome is Outcome.FAIL] == [step]
-    return refusals[0]
+    return steps.refusal(required(claims, policy), step, code)
 
 
 def policy_with(old: str, new: str) -> Policy:
