@@ -26,6 +26,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "dev-tpm": ("dev", "tpm"),
     "client": (),
     "server": ("server",),
+    "custodian": ("server", "custodian"),
     "bench": ("bench",),
     "fuzz": ("fuzz",),
     "docs": ("docs",),
