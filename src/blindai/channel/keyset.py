@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.x509.oid import NameOID
 
+from blindai.crypto import hpke
 from blindai.crypto.digests import tagged_sha256
 
 KEYSET_DOMAIN = "blindai/keyset/v1"
@@ -88,6 +89,18 @@ class PrivateKeyset:
     def prove(self, message: bytes) -> bytes:
         """Sign with the connection-proof key (Ed25519, RFC 8032): 64 bytes."""
         return self._proof_key.sign(message)
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with the receipt key (Ed25519, RFC 8032): 64 bytes."""
+        return self._receipt_key.sign(message)
+
+    def open_sealed(self, sealed: bytes, info: bytes) -> bytes:
+        """What was sealed to the HPKE key (`crypto.hpke`).
+
+        Raises:
+            ValueError: it was sealed to another key, with other `info`, or changed.
+        """
+        return hpke.open_sealed(self._hpke_key, sealed, info)
 
     def certificate(self, cmw: bytes | None = None) -> x509.Certificate:
         """Self-signed. `cmw` is a CBOR conceptual message wrapper for tools that look for evidence here.
