@@ -1,0 +1,74 @@
+"""A file that one user may read, made once: whole or not at all, and on the disk before anything depends on it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+# Nobody but the owner may read, write or search.
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
+
+_OTHERS: Final = 0o077
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Write `content` to `path` and its folder to the disk. Where there is a file already, that one stays.
+
+    Returns:
+        Whether the file is ours.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    made = False
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)  # unlike rename, link never replaces what is there
+            made = True
+    finally:
+        draft.unlink()
+    _sync(path.parent)
+    return made
+
+
+def read(path: Path, limit: int) -> bytes:
+    """What is in `path`.
+
+    Args:
+        limit: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        PermissionError: others may read it.
+        ValueError: it is longer than `limit`.
+    """
+    with path.open("rb") as file:
+        # Windows keeps access apart from the mode, which says nothing there.
+        if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & _OTHERS:
+            raise PermissionError(f"others may read {path}; chmod 600 {path}")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path} has more than {limit} bytes")
+    return content
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":
+        return  # a folder cannot be opened for this on Windows, whose file systems keep a journal of names
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
