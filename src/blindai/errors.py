@@ -128,7 +128,15 @@ class InvalidInput(BlindAIError):
 
 
 class BudgetExhausted(BlindAIError):
-    """The lease's budget is used up."""
+    """The consumer's budget for a leased model is used up.
+
+    Attributes:
+        used: units that were spent, by all instances of the enclave, as far as this one knows.
+        granted: units that the consumer may spend in all.
+        request_id: of the request for more that the enclave filed; empty where the custodian could not be reached.
+        state: of that request: `pending`, `approved` or `denied`.
+        reason: the custodian's words, where the request was denied.
+    """
 
     default_code = "lease.budget_exhausted"
 
@@ -140,6 +148,7 @@ class BudgetExhausted(BlindAIError):
         granted: int,
         request_id: str,
         state: str,
+        reason: str = "",
         code: str | None = None,
         hint: str = "",
     ) -> None:
@@ -148,16 +157,17 @@ class BudgetExhausted(BlindAIError):
         self.granted = granted
         self.request_id = request_id
         self.state = state
+        self.reason = reason
 
 
 class LeaseStopped(BlindAIError):
-    """The custodian stopped the lease."""
+    """The custodian stopped or paused the lease of this model, or bars this enclave from it."""
 
     default_code = "lease.stopped"
 
 
 class LeaseExpired(BlindAIError):
-    """The lease ran out before the enclave could renew it."""
+    """The lease ran out before the enclave could renew it: it has no word from the custodian."""
 
     default_code = "lease.expired"
 

@@ -69,6 +69,15 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "quota.memory": Problem(507, QuotaExceeded),
     "quota.models": Problem(507, QuotaExceeded),
     "quota.run_time": Problem(504, QuotaExceeded),
+    # A leased model.
+    "lease.waiting": Problem(503, Unavailable),
+    "lease.paused": Problem(403, LeaseStopped),
+    "lease.stopped": Problem(403, LeaseStopped),
+    "lease.quarantined": Problem(403, LeaseStopped),
+    "lease.expired": Problem(403, LeaseExpired),
+    "lease.budget_exhausted": Problem(402, BudgetExhausted),
+    "lease.managed": Problem(409, InvalidInput),
+    "authentication.token": Problem(401, AuthenticationError),
     # The state of the server.
     "busy": Problem(503, Unavailable),
     "stopping": Problem(503, Unavailable),
@@ -113,12 +122,6 @@ _BY_STATUS: Final[dict[int, type[BlindAIError]]] = {
     507: QuotaExceeded,
 }
 
-_LEASE: Final[dict[str, type[LeaseStopped | LeaseExpired]]] = {
-    LeaseStopped.default_code: LeaseStopped,
-    LeaseExpired.default_code: LeaseExpired,
-}
-
-
 class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON object of a problem."""
 
@@ -129,6 +132,7 @@ class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     granted: int = 0
     request_id: str = ""
     state: str = ""
+    reason: str = ""
 
 
 _encoder = msgspec.json.Encoder()
@@ -155,6 +159,7 @@ def problem_body(error: BlindAIError) -> bytes:
                 granted=error.granted,
                 request_id=error.request_id,
                 state=error.state,
+                reason=error.reason,
             )
         )
     return _encoder.encode(ProblemBody(error=error.message, code=error.code, hint=error.hint))
@@ -180,14 +185,13 @@ def error_from(status: int, body: bytes) -> BlindAIError:
             granted=problem.granted,
             request_id=problem.request_id,
             state=problem.state,
+            reason=problem.reason,
             hint=problem.hint,
         )
     return _kind_of(problem.code, status)(problem.error, code=problem.code, hint=problem.hint)
 
 
 def _kind_of(code: str, status: int) -> type[BlindAIError]:
-    if code in _LEASE:
-        return _LEASE[code]
     known = PROBLEMS.get(code) or FAMILIES.get(code.partition(".")[0])
     if known is not None:
         return known.kind
