@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,8 +14,6 @@ import numpy as np
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Timeouts
-from blindai.enclave.server import listen
-from blindai.errors import ConfigurationError
 from enclave_server import RunningServer, Wire, binary_request
 
 Start = Callable[..., RunningServer]
@@ -88,21 +85,6 @@ def test_nothing_new_is_taken_while_stopping(start_server: Start) -> None:
 def test_a_request_may_come_as_soon_as_the_server_says_ready(start_server: Start) -> None:
     server = start_server(simulated=True)
     assert server.request("GET", "/v2").headers["blindai-platform"] == "simulated"
-
-
-def test_an_address_in_use_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError) as caught:
-            listen("127.0.0.1", port)
-    assert caught.value.code == "configuration.address"
-    assert str(port) in caught.value.message
-
-
-def test_an_address_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        listen("256.0.0.1.invalid", 0)
-    assert caught.value.code == "configuration.address"
 
 
 def test_connections_leave_nothing_behind(server: RunningServer, adder: bytes) -> None:

@@ -9,27 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvicorn
 
+from blindai.channel.listening import BACKLOG, listen, stopped_by_signals
+from blindai.channel.listening import run as run_loop
 from blindai.enclave.allocator import keep_freed_memory
 from blindai.enclave.http import EnclaveHttpProtocol
-from blindai.errors import ConfigurationError
 from blindai.wire.problems import PLATFORM_HEADER
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine, Generator
 
     from uvicorn.server import ServerState
 
     from blindai.enclave.app import Application
     from blindai.enclave.config import EnclaveConfig
-
-BACKLOG: Final = 1024
 
 _log = structlog.get_logger("blindai.enclave")
 
@@ -99,7 +97,7 @@ async def serve(
     )
     server = EnclaveServer(settings, lambda: ready(address[0], address[1]))
     stop = stop or asyncio.Event()
-    with _stopped_by_signals(stop):
+    with stopped_by_signals(stop):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -117,39 +115,10 @@ async def serve(
             _log.info("stopped", requests=server.server_state.total_requests)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ConfigurationError: `configuration.address`.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise _no_address(host, port, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.settimeout(0)
-    except OSError as error:
-        listener.close()
-        raise _no_address(host, port, error) from error
-    return listener
-
-
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine as the whole program: on uvloop where it is installed, with an allocator that keeps memory."""
     keep_freed_memory()
-    try:
-        import uvloop
-    except ImportError:
-        factory = None
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+    run_loop(main)
 
 
 def _connections(
@@ -174,31 +143,7 @@ def _connections(
     return lambda *, config, server_state, app_state, _loop=None: create(config, server_state, app_state, _loop)
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(stop: asyncio.Event) -> Generator[None, None, None]:
-    loop = asyncio.get_running_loop()
-    handled = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Only the main thread, and no loop on Windows, may watch for signals; the caller's `stop` remains.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, stop.set)
-            handled.append(number)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
 def _abort(state: ServerState) -> None:
     """Cut the connections that outlasted their grace."""
     for connection in list(state.connections):
         connection.transport.abort()
-
-
-def _no_address(host: str, port: int, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot listen on {host}:{port}: {error.strerror or error}",
-        code="configuration.address",
-        hint="is another server running there? choose another port",
-    )

@@ -1,0 +1,77 @@
+"""What every server of ours does before its first connection and after its last: an address, signals, an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Coroutine, Generator
+from typing import Any, Final
+
+from blindai.errors import ConfigurationError
+
+BACKLOG: Final = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: name or address to listen on.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigurationError: `configuration.address`.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise _no_address(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.settimeout(0)
+    except OSError as error:
+        listener.close()
+        raise _no_address(host, port, error) from error
+    return listener
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine as the whole program, on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: asyncio.Event) -> Generator[None, None, None]:
+    """SIGTERM and SIGINT set `stop` in this block."""
+    loop = asyncio.get_running_loop()
+    handled = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Only the main thread, and no loop on Windows, may watch for signals; other ways to set `stop` remain.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop.set)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def _no_address(host: str, port: int, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {host}:{port}: {error.strerror or error}",
+        code="configuration.address",
+        hint="is another server running there? choose another port",
+    )

@@ -1,0 +1,25 @@
+"""What a server does before its first connection."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from blindai.channel.listening import listen
+from blindai.errors import ConfigurationError
+
+
+def test_an_address_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError) as caught:
+            listen("127.0.0.1", port)
+    assert caught.value.code == "configuration.address"
+    assert str(port) in caught.value.message
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        listen("256.0.0.1.invalid", 0)
+    assert caught.value.code == "configuration.address"
