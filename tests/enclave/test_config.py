@@ -57,6 +57,59 @@ def test_what_is_wrong_is_named(text: str, code: str, words: str) -> None:
     assert "enclave.toml" in caught.value.message
 
 
+CUSTODY = f"""
+[custody]
+address = "custodian.example:9444"
+public_key = "{"ab" * 32}"
+lease = "lease-aaaaaaaaaaaaaaaa"
+model_id = "acme/scorer"
+"""
+
+
+def test_a_custodian_is_read_and_measured() -> None:
+    config = EnclaveConfig.parse(CUSTODY, "x.toml")
+    assert config.custody
+    assert str(config.custody.model) == "acme/scorer"
+    assert msgspec.to_builtins(config)["custody"]["address"] == "custodian.example:9444"
+    moved = EnclaveConfig.parse(CUSTODY.replace("9444", "9445"), "x.toml")
+    assert moved.digest != config.digest
+
+
+def test_without_a_custodian_nothing_of_custody_is_measured() -> None:
+    assert "custody" not in msgspec.to_builtins(EnclaveConfig())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("custodian.example:9444", "custodian.example", "custody.address"),
+        ("custodian.example:9444", "https://custodian.example:9444", "custody.address"),
+        ("custodian.example:9444", "2001:db8::1:9444", "custody.address"),
+        ("custodian.example:9444", "custodian.example:0", "the port"),
+        ("custodian.example:9444", "custodian.example:65536", "the port"),
+        ("ab" * 32, "ab" * 31, "custody.public_key"),
+        ("ab" * 32, "AB" * 32, "custody.public_key"),
+        ("lease-aaaaaaaaaaaaaaaa", "lease-1", "custody.lease"),
+        ("acme/scorer", "scorer", "model_id"),
+        ("acme/scorer", "acme/../scorer", "model_id"),
+        ('lease = "lease-aaaaaaaaaaaaaaaa"\n', "", "lease"),
+        ("lease =", "leash =", "custody.leash"),
+    ],
+)
+def test_what_is_wrong_with_the_custodian_is_named(old: str, new: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        EnclaveConfig.parse(CUSTODY.replace(old, new), "enclave.toml")
+    assert caught.value.code in {"configuration.value", "configuration.unknown_key"}
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("host", ["[2001:db8::1]", "192.0.2.1", "localhost"])
+def test_a_custodian_may_have_any_kind_of_address(host: str) -> None:
+    config = EnclaveConfig.parse(CUSTODY.replace("custodian.example", host), "x.toml")
+    assert config.custody
+    assert config.custody.address == f"{host}:9444"
+
+
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "enclave.toml"
     path.write_text('name = "lab"')

@@ -15,7 +15,9 @@ import msgspec
 
 from blindai.channel.statement import config_digest
 from blindai.enclave.limits import GIB, KIB, MIB
-from blindai.errors import ConfigurationError
+from blindai.enclave.model_id import RULE, ModelId, parse_model_id
+from blindai.errors import ConfigurationError, InvalidInput
+from blindai.wire.custody import Hex32, LeaseId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,9 @@ MAX_CONFIG_BYTES: Final = 256 * KIB
 Size = Annotated[int, msgspec.Meta(ge=1, le=1024 * GIB)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+
+# A name or an IPv4 address, or an IPv6 address in brackets (RFC 3986, section 3.2.2), and a port.
+_ADDRESS: Final = r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,18 +96,49 @@ class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inline_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 200
 
 
+class Custody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The custodian whose model this enclave has on loan. It is measured, so that nobody can put another in its place.
+
+    Attributes:
+        address: `host:port` of the custodian's port for enclaves.
+        public_key: its Ed25519 key in hex. It must prove it on every connection, and it signs every grant.
+        lease: which of its leases.
+        model_id: the name under which the model is served.
+    """
+
+    address: Annotated[str, msgspec.Meta(max_length=300, pattern=_ADDRESS)]
+    public_key: Hex32
+    lease: LeaseId
+    model_id: str = "leased/model"
+
+    def __post_init__(self) -> None:
+        if not 1 <= int(self.address.rpartition(":")[2]) <= 65535:
+            raise ValueError("the port of `address` must be between 1 and 65535")
+        try:
+            _ = self.model
+        except InvalidInput as error:
+            raise ValueError(f"`model_id` must be {RULE}") from error
+
+    @property
+    def model(self) -> ModelId:
+        """`model_id`, parsed."""
+        return parse_model_id(*(self.model_id.split("/", 1) if "/" in self.model_id else ("", self.model_id)))
+
+
 class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration of one enclave; every field has a default that is safe to keep.
 
     Attributes:
         name: what the server calls itself in `GET /v2`; printable ASCII.
         limits, timeouts, runtime: see their classes.
+        custody: where the enclave has a model on loan. Without it nothing of custody stands in the configuration.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[ -~]+\Z")] = "blindai"
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     runtime: Runtime = Runtime()
+    custody: Custody | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def digest(self) -> str:

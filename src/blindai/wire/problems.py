@@ -122,6 +122,7 @@ _BY_STATUS: Final[dict[int, type[BlindAIError]]] = {
     507: QuotaExceeded,
 }
 
+
 class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON object of a problem."""
 
