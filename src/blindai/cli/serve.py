@@ -81,8 +81,8 @@ def serve(
         from blindai.attestation.attesters.detection import detect
         from blindai.attestation.attesters.devices import open_devices
         from blindai.channel.end import AttestedEnd
+        from blindai.channel.logs import configure_logs
         from blindai.enclave.config import EnclaveConfig
-        from blindai.enclave.logs import configure_logs
         from blindai.enclave.server import run
 
         settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)

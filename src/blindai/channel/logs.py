@@ -1,4 +1,4 @@
-"""The enclave's log: events and counts, never content."""
+"""The log of a server: events and counts, never content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Lines:
-    """Writes lines to a stream that may end before the enclave does: a log is never worth a connection."""
+    """Writes lines to a stream that may end before the server does: a log is never worth a connection."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -25,8 +25,8 @@ class _Lines:
     debug = info = warning = error = critical = exception = log = msg
 
 
-def configure_logs(stream: TextIO, *, as_json: bool) -> None:
-    """Log to `stream`, as JSON lines or for people."""
+def configure_logs(stream: TextIO, *, as_json: bool, debug: bool = False) -> None:
+    """Log to `stream`, as JSON lines or for people; with `debug`, what is of use to whoever looks for a fault too."""
     renderers: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
@@ -38,7 +38,7 @@ def configure_logs(stream: TextIO, *, as_json: bool) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger("debug" if debug else "info"),
         logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=True,
     )

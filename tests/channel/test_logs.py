@@ -1,4 +1,4 @@
-"""The enclave's log: one line for each event, and never a reason to fail."""
+"""The log of a server: one line for each event, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from blindai.enclave.logs import configure_logs
+from blindai.channel.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
