@@ -18,7 +18,8 @@ from blindai.attestation.result import Mode
 from blindai.attestation.simulated.tpm import QUOTED_PCRS, SimulatedTpm, TpmFaults
 from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
 from blindai.channel import gate
-from blindai.channel.end import AttestedEnd, GateRefusal, Identity
+from blindai.channel.end import AttestedEnd, Identity
+from blindai.channel.gate import GateRefusal
 from blindai.channel.saved_evidence import SavedEvidence
 from blindai.channel.server import MAX_GATE_REQUESTS
 from blindai.channel.tls import TLSPipe

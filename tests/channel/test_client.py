@@ -22,8 +22,9 @@ from blindai.attestation.simulated.intel import Faults
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.channel import binding, gate
 from blindai.channel.client import AttestedChannel
-from blindai.channel.end import AttestedEnd, GateRefusal, Identity
+from blindai.channel.end import AttestedEnd, Identity
 from blindai.channel.flow import READ, Flow
+from blindai.channel.gate import GateRefusal
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
 from blindai.channel.relying_party import RelyingParty
 from blindai.channel.statement import Role, Statement

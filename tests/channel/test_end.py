@@ -16,7 +16,8 @@ from blindai.attestation.result import Checklist
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.attestation.verifiers import verify
 from blindai.channel import gate
-from blindai.channel.end import CMW_MEDIA_TYPE, AttestedEnd, GateRefusal, cmw_record
+from blindai.channel.end import CMW_MEDIA_TYPE, AttestedEnd, cmw_record
+from blindai.channel.gate import GateRefusal
 from blindai.channel.keyset import CMW_EXTENSION, KEYSET_LIFETIME
 from blindai.channel.statement import config_digest
 from blindai.channel.tls import TLSPipe, client_context

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from blindai.attestation.attesters.attester import Attester
-from blindai.channel import gate, server
+from blindai.channel import gate, gated
 from blindai.channel.end import AttestedEnd
 from blindai.channel.gate import GATE_PATH, MAX_REQUEST_BODY_BYTES, MAX_REQUEST_HEAD_BYTES
 from blindai.channel.plaintext import PlaintextTransport
@@ -238,7 +238,7 @@ class TestGate:
     def test_a_peer_that_goes_on_after_its_refusal_is_cut(
         self, enclave: RunningEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
+        monkeypatch.setattr(gated, "LINGER_SECONDS", 0.05)
         client = connect(enclave).shake()
         client.send(gate_request(b"{}"))
         assert client.response()[0] == 400
@@ -309,7 +309,7 @@ class TestSlowEvidence:
     def test_outlasts_the_deadline(
         self, slow: RunningEnd, connect: Connect, evidence: threading.Event, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "GATE_SECONDS", 0.2)
+        monkeypatch.setattr(gated, "GATE_SECONDS", 0.2)
         client = connect(slow).shake()
         client.send(gate_request())
         assert client.ended()
@@ -337,7 +337,7 @@ class TestDeadline:
     def test_of_the_gate(
         self, enclave: RunningEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch, stage: str
     ) -> None:
-        monkeypatch.setattr(server, "GATE_SECONDS", 0.2)
+        monkeypatch.setattr(gated, "GATE_SECONDS", 0.2)
         client = connect(enclave)
         reach(client, stage)
         assert client.socket.recv(65536) is not None
@@ -346,7 +346,7 @@ class TestDeadline:
     def test_does_not_hold_past_the_gate(
         self, enclave: RunningEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "GATE_SECONDS", 0.2)
+        monkeypatch.setattr(gated, "GATE_SECONDS", 0.2)
         client = connect(enclave).shake()
         client.send(gate_request())
         assert client.response()[0] == 200
@@ -542,7 +542,7 @@ class TestFlowControl:
     def test_who_does_not_read_cannot_keep_a_connection(
         self, attester: Attester, run_end: RunEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch, way: str
     ) -> None:
-        monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
+        monkeypatch.setattr(gated, "LINGER_SECONDS", 0.05)
         source = Source()
         lost = threading.Event()
         source.connection_lost = lambda exc: lost.set()  # type: ignore[method-assign] # to be told
@@ -558,7 +558,7 @@ class TestFlowControl:
         self, attester: Attester, run_end: RunEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A response before the close is not cut short as long as it is taken."""
-        monkeypatch.setattr(server, "LINGER_SECONDS", 0.5)
+        monkeypatch.setattr(gated, "LINGER_SECONDS", 0.5)
         source = Source()
         end = run_end(AttestedEnd(attester, {}), lambda: source)
         client = connect(end)
@@ -707,7 +707,7 @@ class TestTransport:
     def test_what_is_queued_goes_out_as_long_as_it_gets_less(
         self, attester: Attester, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "LINGER_SECONDS", 0.02)
+        monkeypatch.setattr(gated, "LINGER_SECONDS", 0.02)
 
         async def main() -> None:
             protocol, lower, transport = await self.opened(attester)

@@ -13,10 +13,11 @@ import msgspec
 import structlog
 
 from blindai.attestation.attesters.attester import ActivatingAttester, Attester, DeviceAttester
-from blindai.attestation.evidence import DeviceEvidence, TpmIdentity
+from blindai.attestation.evidence import DeviceEvidence
 from blindai.attestation.result import Mode
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
+from blindai.channel.gate import GateRefusal
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
 from blindai.channel.statement import (
     NO_DEVICES,
@@ -31,7 +32,6 @@ from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
 from blindai.errors import BlindAIError
-from blindai.wire.problems import ProblemBody
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -43,29 +43,6 @@ CERTIFICATE_DOMAIN = "blindai/certificate/v1"
 CMW_MEDIA_TYPE = "application/vnd.blindai.evidence+json"
 
 _log = structlog.get_logger("blindai.channel")
-
-
-class GateRefusal(Exception):
-    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again.
-
-    With an `identity`, it may ask with a credential for it.
-    """
-
-    def __init__(
-        self, status: int, code: str, message: str, *, fatal: bool = True, identity: TpmIdentity | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.fatal = fatal
-        self.identity = identity
-
-    @property
-    def body(self) -> bytes:
-        if self.identity is not None:
-            return gate.encoder.encode(gate.ActivationRequired(self.message, self.code, self.identity))
-        return gate.encoder.encode(ProblemBody(error=self.message, code=self.code))
 
 
 class Identity:

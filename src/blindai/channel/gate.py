@@ -96,3 +96,26 @@ resumed_decoder = msgspec.json.Decoder(ResumedAnswer)
 activation_required_decoder = msgspec.json.Decoder(ActivationRequired)
 problem_decoder = msgspec.json.Decoder(ProblemBody)
 encoder = msgspec.json.Encoder()
+
+
+class GateRefusal(Exception):
+    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again.
+
+    With an `identity`, it may ask with a credential for it.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, fatal: bool = True, identity: TpmIdentity | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.fatal = fatal
+        self.identity = identity
+
+    @property
+    def body(self) -> bytes:
+        if self.identity is not None:
+            return encoder.encode(ActivationRequired(self.message, self.code, self.identity))
+        return encoder.encode(ProblemBody(error=self.message, code=self.code))

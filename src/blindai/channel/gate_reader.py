@@ -6,19 +6,21 @@ import http
 
 import httptools
 
-from blindai.channel import gate
-from blindai.channel.end import GateRefusal
+from blindai.channel.gate import MAX_REQUEST_HEAD_BYTES, GateRefusal
 
 
 class GateReader:
     """Reads exactly one gate request; anything else is refused before it is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, *, max_body_bytes: int) -> None:
+        """The request is a POST to `path`."""
+        self._path = path
+        self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._head_bytes = 0
         self._in_body = False
-        self._body = b""
+        self._body = bytearray()
         self._complete = False
         self._refusal: GateRefusal | None = None
 
@@ -39,16 +41,13 @@ class GateReader:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise self._refusal or GateRefusal(400, "gate.http", "this is not an HTTP/1.1 request") from error
-        # The body may have come with the end of the head.
-        if in_head and self._head_bytes > gate.MAX_REQUEST_HEAD_BYTES + gate.MAX_REQUEST_BODY_BYTES:
+        # The body may have begun in the same bytes.
+        if in_head and self._head_bytes - len(self._body) > MAX_REQUEST_HEAD_BYTES:
             raise GateRefusal(431, "gate.too_large", "the head of a gate request is a few short lines")
-        return self._body if self._complete else None
+        return bytes(self._body) if self._complete else None
 
-    @staticmethod
-    def _required() -> GateRefusal:
-        return GateRefusal(
-            403, "gate.required", f"nothing is served before the gate is open: POST {gate.GATE_PATH} first"
-        )
+    def _required(self) -> GateRefusal:
+        return GateRefusal(403, "gate.required", f"nothing is served before the gate is open: POST {self._path} first")
 
     def _refuse(self, refusal: GateRefusal) -> None:
         # httptools wraps what its callbacks raise, so the reason is kept here.
@@ -66,13 +65,15 @@ class GateReader:
 
     def on_headers_complete(self) -> None:
         self._in_body = True
-        if self._parser.get_method() != b"POST" or self._url != gate.GATE_PATH.encode():
+        if self._parser.get_method() != b"POST" or self._url != self._path.encode():
             self._refuse(self._required())
 
     def on_body(self, body: bytes) -> None:
         self._body += body
-        if len(self._body) > gate.MAX_REQUEST_BODY_BYTES:
-            self._refuse(GateRefusal(413, "gate.too_large", "a gate request is one short JSON object"))
+        if len(self._body) > self._max_body_bytes:
+            self._refuse(
+                GateRefusal(413, "gate.too_large", f"this gate request has at most {self._max_body_bytes} bytes")
+            )
 
     def on_message_complete(self) -> None:
         self._complete = True

@@ -23,7 +23,7 @@ REPORTS = "/sys/kernel/config/tsm/report"
 
 PROVIDERS = {"tdx_guest": TEE.INTEL_TDX, "sev_guest": TEE.AMD_SEV_SNP}
 
-# A relying party waits for ten seconds at most (`channel.server.GATE_SECONDS`), and each attempt may take one.
+# A relying party waits for ten seconds at most (`channel.gated.GATE_SECONDS`), and each attempt may take one.
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.2
 

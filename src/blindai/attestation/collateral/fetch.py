@@ -27,7 +27,7 @@ import msgspec
 from blindai.attestation.collateral.document import MAX_DOCUMENT_BYTES
 from blindai.errors import Unavailable, harmless
 
-# A relying party waits ten seconds for evidence (`channel.server.GATE_SECONDS`), in which endorsements must fit.
+# A relying party waits ten seconds for evidence (`channel.gated.GATE_SECONDS`), in which endorsements must fit.
 TIMEOUT_SECONDS = 5.0
 
 MIN_INTERVAL_SECONDS = 10.0  # between two requests for one address
