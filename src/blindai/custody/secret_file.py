@@ -39,7 +39,7 @@ def create(path: Path, content: bytes) -> bool:
             made = True
     finally:
         draft.unlink()
-    _sync(path.parent)
+    sync_folder(path.parent)
     return made
 
 
@@ -64,7 +64,8 @@ def read(path: Path, limit: int) -> bytes:
     return content
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write the names in `folder` to the disk: a file that was put there is found again after a power cut."""
     if os.name != "posix":
         return  # a folder cannot be opened for this on Windows, whose file systems keep a journal of names
     descriptor = os.open(folder, os.O_RDONLY)
