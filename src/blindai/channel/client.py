@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import chain
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -15,8 +14,9 @@ from blindai.attestation.result import AttestationResult, Checklist, Mode
 from blindai.channel import gate
 from blindai.channel.activation import Challenge
 from blindai.channel.binding import unbound
-from blindai.channel.flow import READ, Flow
-from blindai.channel.http1 import Answer, AnswerReader, MalformedAnswer, request_head
+from blindai.channel.flow import Flow
+from blindai.channel.http1 import Answer
+from blindai.channel.opened import OpenedConnection, problem_in
 from blindai.channel.relying_party import RelyingParty, RememberedKeyset
 from blindai.channel.statement import (
     NO_DEVICES,
@@ -27,7 +27,6 @@ from blindai.channel.statement import (
     config_digest,
     devices_digest,
 )
-from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
 from blindai.channel.transcript import Transcript
 from blindai.errors import AttestationError, Unavailable, harmless
 
@@ -36,23 +35,18 @@ _VERSION_REASONS = frozenset({"unsupported protocol", "tlsv1 alert protocol vers
 _NOT_TLS_REASONS = frozenset({"wrong version number", "http request", "packet length too long"})
 
 
-class AttestedChannel:
+class AttestedChannel(OpenedConnection):
     """One TCP connection, sans I/O. `open()` first; then any number of `exchange()`, one at a time.
 
     Attributes:
         transcript: of the fresh gate, once the peer has answered; it is there for a refused peer too.
-        application_bytes_sent: how many bytes of TLS records with application data left so far.
     """
 
     def __init__(self, party: RelyingParty, *, server_name: str | None = None) -> None:
+        super().__init__(party.context, party.address, server_name=server_name)
         self._party = party
-        self._pipe = TLSPipe(party.context, server=False)
-        if server_name is not None:
-            self._pipe.set_server_name(server_name)
         self._result: AttestationResult | None = None
-        self._usable = True
         self.transcript: Transcript | None = None
-        self.application_bytes_sent = 0
 
     @property
     def result(self) -> AttestationResult:
@@ -64,16 +58,6 @@ class AttestedChannel:
         if self._result is None:
             raise AttestationError("the peer is not attested yet", code="channel.not_open", step="channel")
         return self._result
-
-    @property
-    def usable(self) -> bool:
-        """Whether another exchange can be made on this connection."""
-        return self._usable
-
-    @property
-    def group(self) -> str:
-        """The key-exchange group of the connection."""
-        return self._pipe.group
 
     def open(self, *, resume: bool = True) -> Flow[AttestationResult]:
         """Handshake and gate. With `resume`, a keyset verified recently may stand for a new quote.
@@ -118,42 +102,13 @@ class AttestedChannel:
                 sent.
         """
         self.result.require_valid(self._party.now())
-        if not self._usable:
-            raise Unavailable(f"the connection to {self._party.address} has ended", code="unavailable.closed")
-        # Until the answer is complete, the connection is in the middle of something.
-        self._usable = False
-        answer = yield from self._exchange(
-            head, body, max_answer_bytes=max_answer_bytes, expect_continue=expect_continue
+        return (
+            yield from self._exchange_once(
+                head, body, max_answer_bytes=max_answer_bytes, expect_continue=expect_continue
+            )
         )
-        self._usable = answer.keep_alive
-        return answer
-
-    def close(self) -> Flow[None]:
-        """Say good-bye (close_notify)."""
-        self._usable = False
-        if self._pipe.established:
-            self._pipe.close()
-            if farewell := self._pipe.outgoing():
-                yield farewell
 
     # The steps.
-
-    def _handshake(self) -> Flow[None]:
-        try:
-            while not self._pipe.handshake():
-                if outgoing := self._pipe.outgoing():
-                    yield outgoing
-                received = yield READ
-                if not received:
-                    raise Unavailable(
-                        f"{self._party.address} closed the connection during the TLS handshake",
-                        code="unavailable.handshake",
-                    )
-                self._pipe.feed(received)
-        except TLSFailure as error:
-            if outgoing := self._pipe.outgoing():
-                yield outgoing
-            raise self._tls_refusal(error.reason) from error
 
     def _tls_refusal(self, reason: str) -> AttestationError:
         if reason in _VERSION_REASONS:
@@ -163,7 +118,7 @@ class AttestedChannel:
         else:
             code, likely = "channel.tls", "the bytes on the wire were changed, or this is not a TLS server"
         return AttestationError(
-            f"no TLS 1.3 connection to {self._party.address}",
+            f"no TLS 1.3 connection to {self.address}",
             code=code,
             step="channel",
             expected="TLS 1.3",
@@ -190,22 +145,15 @@ class AttestedChannel:
             config_digest=config,
         )
 
-    def _ask(self, request: gate.GateRequest) -> Flow[Answer]:
-        body = gate.encoder.encode(request)
-        head = request_head(
-            "POST",
-            gate.GATE_PATH,
-            self._party.address,
-            [("Content-Type", "application/json"), ("Content-Length", str(len(body)))],
-        )
+    def _ask_gate(self, request: gate.GateRequest) -> Flow[Answer]:
         try:
-            return (yield from self._exchange(head, [body], max_answer_bytes=gate.MAX_ANSWER_BYTES, application=False))
+            return (yield from self._ask(gate.GATE_PATH, request))
         except Unavailable as error:
             raise self._not_attested(error.message) from error
 
     def _not_attested(self, got: str) -> AttestationError:
         return AttestationError(
-            f"{self._party.address} does not attest itself",
+            f"{self.address} does not attest itself",
             code="channel.not_attested",
             step="channel",
             expected=f"evidence from POST {gate.GATE_PATH}",
@@ -215,15 +163,15 @@ class AttestedChannel:
 
     def _fresh_gate(self) -> Flow[AttestationResult]:
         nonce = os.urandom(NONCE_LENGTH)
-        answer = yield from self._ask(gate.GateRequest(v=VERSION, mode=Mode.FRESH, nonce=nonce.hex()))
+        answer = yield from self._ask_gate(gate.GateRequest(v=VERSION, mode=Mode.FRESH, nonce=nonce.hex()))
         challenge = self._challenge(answer)
         if challenge is not None:
             nonce = os.urandom(NONCE_LENGTH)
-            answer = yield from self._ask(
+            answer = yield from self._ask_gate(
                 gate.GateRequest(v=VERSION, mode=Mode.FRESH, nonce=nonce.hex(), credential=challenge.credential)
             )
         if answer.status != 200:
-            raise self._not_attested(_problem(answer))
+            raise self._not_attested(problem_in(answer))
         try:
             fresh = gate.fresh_decoder.decode(answer.body)
             keyset_digest = fresh.keyset.digest
@@ -264,7 +212,7 @@ class AttestedChannel:
         """None when the enclave has other keys now: then only a fresh gate will do."""
         nonce = os.urandom(NONCE_LENGTH)
         keyset_digest = kept.result.keyset_digest
-        answer = yield from self._ask(
+        answer = yield from self._ask_gate(
             gate.GateRequest(
                 v=VERSION,
                 mode=Mode.RESUMED,
@@ -277,7 +225,7 @@ class AttestedChannel:
             self._party.remembered = None
             return None
         if answer.status != 200:
-            raise self._not_attested(_problem(answer))
+            raise self._not_attested(problem_in(answer))
         try:
             resumed = gate.resumed_decoder.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -309,81 +257,9 @@ class AttestedChannel:
                 got=f"version {version}, {mode}",
             )
 
-    def _exchange(
-        self,
-        head: bytes,
-        body: Iterable[bytes | bytearray | memoryview],
-        *,
-        max_answer_bytes: int,
-        expect_continue: bool = False,
-        application: bool = True,
-    ) -> Flow[Answer]:
-        reader = AnswerReader(max_answer_bytes)
-        parts: Iterable[bytes | bytearray | memoryview] = chain((head,), body)
-        try:
-            if expect_continue:
-                self._pipe.write(head)
-                yield self._take(application=application)
-                while reader.answer is None and not reader.continued:
-                    yield from self._read_into(reader)
-                parts = body
-            if reader.answer is None:
-                waiting = 0
-                for piece in pieces(parts):
-                    self._pipe.write(piece)
-                    waiting += len(piece)
-                    if waiting >= PIECE_BYTES:
-                        yield self._take(application=application)
-                        waiting = 0
-                if outgoing := self._take(application=application):
-                    yield outgoing
-            while reader.answer is None:
-                yield from self._read_into(reader)
-        except (TLSFailure, MalformedAnswer) as error:
-            raise Unavailable(
-                f"the exchange with {self._party.address} broke off: {error}", code="unavailable.protocol"
-            ) from error
-        return reader.answer
-
-    def _take(self, *, application: bool) -> bytes:
-        outgoing = self._pipe.outgoing()
-        if application:
-            self.application_bytes_sent += len(outgoing)
-        return outgoing
-
-    def _read_into(self, reader: AnswerReader) -> Flow[None]:
-        """Read from the wire once, and pass on all plaintext that this gave."""
-        received = yield READ
-        if not received:
-            raise Unavailable(
-                f"{self._party.address} closed the connection before its answer was complete",
-                code="unavailable.closed",
-            )
-        self._pipe.feed(received)
-        while plaintext := self._pipe.read():
-            reader.feed(plaintext)
-        if plaintext == b"" and reader.answer is None:
-            raise Unavailable(
-                f"{self._party.address} ended the TLS connection before its answer was complete",
-                code="unavailable.closed",
-            )
-
 
 def _devices_digest(evidence: bytes) -> str:
     try:
         return devices_digest(Evidence.decode(evidence).devices)
     except AttestationError:
         return NO_DEVICES  # the appraisal says what is wrong with the evidence
-
-
-# How much of a stranger's words an error repeats.
-_MAX_QUOTED = 200
-
-
-def _problem(answer: Answer) -> str:
-    """What the peer gave as its reason, cut short: nobody vouches for the peer."""
-    try:
-        problem = gate.problem_decoder.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return f"HTTP status {answer.status}"
-    return f"HTTP status {answer.status}, {problem.code}: {problem.error}"[:_MAX_QUOTED]
