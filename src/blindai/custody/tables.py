@@ -122,7 +122,8 @@ instances: Final = sa.Table(
     sa.Column("grant_head", _HEX32, nullable=False),
     sa.Column("record_seq", sa.BigInteger, nullable=False),
     sa.Column("record_head", _HEX32, nullable=False),
-    # `custody.clock.Deadline` of the latest grant.
+    # `custody.clock.Deadline` of the latest grant, and when that was, for people.
+    sa.Column("granted_at", _MOMENT, nullable=True),
     sa.Column("deadline_boot", sa.Text, nullable=True),
     sa.Column("deadline_at_ms", sa.BigInteger, nullable=True),
     sa.Column("deadline_length_ms", sa.BigInteger, nullable=True),
