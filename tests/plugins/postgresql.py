@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -91,6 +93,7 @@ class PostgreSQL:
                     "-clisten_addresses=",
                     "-cshared_buffers=32MB",
                     "-cmax_connections=100",
+                    "-crecovery_init_sync_method=syncfs",
                 ],
                 stdout=log,
                 stderr=log,
@@ -102,6 +105,7 @@ class PostgreSQL:
         while subprocess.run(waiting, check=False).returncode != 0:
             if self._process.poll() is not None:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server: at once and in good order, or like a power cut with SIGQUIT."""
@@ -116,6 +120,12 @@ class PostgreSQL:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Delete a database that `create` made, whoever uses it."""
+        name = urlsplit(url).path.removeprefix("/")
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
     def url(self, database: str, *, password: str | None = None) -> str:
         return f"postgresql://{self.USER}:{password or self._password}@/{database}?host={self.folder}"
@@ -154,12 +164,15 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a new, empty database; the test runs once for each kind."""
     if request.param == "sqlite":
-        return str(tmp_path / "database.sqlite3")
+        yield str(tmp_path / "database.sqlite3")
+        return
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.create()
+    url = server.create()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture
