@@ -9,24 +9,16 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from blindai.attestation.evidence import Evidence
-from blindai.attestation.result import AttestationResult, Checklist, Mode
+from blindai.attestation.result import AttestationResult, Mode
 from blindai.channel import gate
 from blindai.channel.activation import Challenge
 from blindai.channel.binding import unbound
 from blindai.channel.flow import Flow
 from blindai.channel.http1 import Answer
+from blindai.channel.live import UNREADABLE, live_statement, live_transcript, opened_checks, require_protocol
 from blindai.channel.opened import OpenedConnection, problem_in
 from blindai.channel.relying_party import RelyingParty, RememberedKeyset
-from blindai.channel.statement import (
-    NO_DEVICES,
-    NONCE_LENGTH,
-    VERSION,
-    Role,
-    Statement,
-    config_digest,
-    devices_digest,
-)
+from blindai.channel.statement import NO_DEVICES, NONCE_LENGTH, VERSION, Role
 from blindai.channel.transcript import Transcript
 from blindai.errors import AttestationError, Unavailable, harmless
 
@@ -126,25 +118,6 @@ class AttestedChannel(OpenedConnection):
             likely=likely,
         )
 
-    def _statement(self, nonce: bytes, keyset_digest: str, config: str, devices: str) -> Statement:
-        spki = self._pipe.peer_spki_sha256()
-        if spki is None:
-            raise AttestationError(
-                "the server's TLS key is not an elliptic-curve key",
-                code="channel.key_type",
-                step="channel",
-                expected="P-256",
-            )
-        return Statement(
-            role=Role.SERVER,
-            nonce=nonce.hex(),
-            ekm=self._pipe.exported(nonce),
-            spki_sha256=spki,
-            keyset_digest=keyset_digest,
-            devices_digest=devices,
-            config_digest=config,
-        )
-
     def _ask_gate(self, request: gate.GateRequest) -> Flow[Answer]:
         try:
             return (yield from self._ask(gate.GATE_PATH, request))
@@ -172,30 +145,17 @@ class AttestedChannel(OpenedConnection):
             )
         if answer.status != 200:
             raise self._not_attested(problem_in(answer))
+        now = self._party.now()
         try:
             fresh = gate.fresh_decoder.decode(answer.body)
-            keyset_digest = fresh.keyset.digest
-            _ = fresh.keyset.expires_at
-            config = config_digest(fresh.config)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError, RecursionError) as error:
+            require_protocol((fresh.v, fresh.mode), (VERSION, Mode.FRESH))
+            activation = None if challenge is None else challenge.answered(fresh.activated or b"")
+            self.transcript = live_transcript(self._pipe, Role.SERVER, nonce, fresh, at=now, activation=activation)
+        except UNREADABLE as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
-        self._require_protocol(fresh.v, fresh.mode, Mode.FRESH)
-        devices = _devices_digest(bytes(fresh.evidence))
-        now = self._party.now()
-        self.transcript = Transcript(
-            at=now,
-            statement=self._statement(nonce, keyset_digest, config, devices),
-            claimed=fresh.statement,
-            keyset=fresh.keyset,
-            config=fresh.config,
-            evidence=fresh.evidence,
-            activation=None if challenge is None else challenge.answered(fresh.activated or b""),
-        )
-        checks = Checklist()
-        with checks.check("channel", expected="TLS 1.3") as opened:
-            opened.got = f"{self._pipe.version}, {self._pipe.group}"
-        result = self.transcript.appraise(self._party.policy, now=now, checks=checks)
-        self._party.remember(fresh.keyset, config, devices, result)
+        result = self.transcript.appraise(self._party.policy, now=now, checks=opened_checks(self._pipe))
+        own = self.transcript.statement
+        self._party.remember(fresh.keyset, own.config_digest, own.devices_digest, result)
         return result
 
     def _challenge(self, answer: Answer) -> Challenge | None:
@@ -230,8 +190,15 @@ class AttestedChannel(OpenedConnection):
             resumed = gate.resumed_decoder.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
-        self._require_protocol(resumed.v, resumed.mode, Mode.RESUMED)
-        own = self._statement(nonce, keyset_digest, kept.config_digest, kept.devices_digest)
+        require_protocol((resumed.v, resumed.mode), (VERSION, Mode.RESUMED))
+        own = live_statement(
+            self._pipe,
+            Role.SERVER,
+            nonce,
+            keyset_digest=keyset_digest,
+            config=kept.config_digest,
+            devices=kept.devices_digest,
+        )
         try:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(kept.keyset.proof_key))
             key.verify(bytes.fromhex(resumed.signature), own.resume_message)
@@ -246,20 +213,3 @@ class AttestedChannel(OpenedConnection):
                 likely="a relay sits in between, or an answer was replayed",
             ) from error
         return msgspec.structs.replace(kept.result, mode=Mode.RESUMED)
-
-    def _require_protocol(self, version: int, mode: Mode, expected: Mode) -> None:
-        if (version, mode) != (VERSION, expected):
-            raise AttestationError(
-                "the peer answered with another protocol than was asked for",
-                code="channel.downgrade",
-                step="channel",
-                expected=f"version {VERSION}, {expected}",
-                got=f"version {version}, {mode}",
-            )
-
-
-def _devices_digest(evidence: bytes) -> str:
-    try:
-        return devices_digest(Evidence.decode(evidence).devices)
-    except AttestationError:
-        return NO_DEVICES  # the appraisal says what is wrong with the evidence

@@ -12,22 +12,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from blindai.attestation.attesters.attester import ActivatingAttester, Attester, DeviceAttester
-from blindai.attestation.evidence import DeviceEvidence
+from blindai.attestation.attesters.attester import Attester, DeviceAttester
 from blindai.attestation.result import Mode
 from blindai.channel import gate
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.gate import GateRefusal
 from blindai.channel.keyset import KEYSET_LIFETIME, PrivateKeyset
-from blindai.channel.statement import (
-    NO_DEVICES,
-    VERSION,
-    Role,
-    Statement,
-    config_digest,
-    device_nonce,
-    devices_digest,
-)
+from blindai.channel.prover import Prover
+from blindai.channel.statement import NO_DEVICES, VERSION, Role, Statement
 from blindai.channel.tls import TLSPipe, server_context
 from blindai.crypto.canonical import Canonical
 from blindai.crypto.digests import tagged
@@ -55,6 +47,8 @@ class Identity:
 
     def commit(self, digest: str) -> None:
         """Remember that a quote was made for this keyset with devices of this digest."""
+        if digest == NO_DEVICES:
+            return
         self._devices[digest] = None
         if len(self._devices) > MAX_RESUMABLE:
             self._devices.popitem(last=False)
@@ -84,18 +78,14 @@ class AttestedEnd:
             ValueError: `config` is outside the canonical encoding.
             BlindAIError: the attester failed.
         """
-        self._attester = attester
-        self._devices = devices
-        self._activating = attester if isinstance(attester, ActivatingAttester) else None
-        self._config = dict(config)
-        self._config_digest = config_digest(config)
+        self._prover = Prover(Role.SERVER, attester, config, devices)
         self._clock = clock
         self._identity = self._new_identity()
         self._renewing = False
 
     @property
     def simulated(self) -> bool:
-        return self._attester.simulated or (self._devices is not None and self._devices.simulated)
+        return self._prover.simulated
 
     def identity(self) -> Identity:
         """The keys for a new connection. They change at half their lifetime: no client meets expired ones.
@@ -104,7 +94,7 @@ class AttestedEnd:
         """
         if not self._renewing and self._now() - self._identity.keyset.not_before >= KEYSET_LIFETIME / 2:
             self._renewing = True
-            if self._attester.quick:
+            if self._prover.attester.quick:
                 self._renew()
             else:
                 asyncio.get_running_loop().run_in_executor(None, self._renew)
@@ -133,39 +123,19 @@ class AttestedEnd:
             statement = msgspec.structs.replace(statement, devices_digest=digest)
             signature = identity.keyset.prove(statement.resume_message)
             return gate.encoder.encode(gate.ResumedAnswer(v=VERSION, mode=Mode.RESUMED, signature=signature.hex()))
-        if self._attester.quick and (self._devices is None or self._devices.quick):
+        if self._prover.quick:
             return self._fresh_answer(request, statement, identity)
         return asyncio.get_running_loop().run_in_executor(None, self._fresh_answer, request, statement, identity)
 
     def _fresh_answer(self, request: gate.GateRequest, statement: Statement, identity: Identity) -> bytes:
         activated = self._activated(request.credential)
-        devices: tuple[DeviceEvidence, ...] = ()
-        if self._devices is not None:
-            devices = self._devices.attest(
-                device_nonce(bytes.fromhex(statement.nonce), bytes.fromhex(statement.spki_sha256))
-            )
-            statement = msgspec.structs.replace(statement, devices_digest=devices_digest(devices))
-            identity.commit(statement.devices_digest)
-        evidence = msgspec.structs.replace(self._attester.attest(statement.report_data), devices=devices)
-        return gate.encoder.encode(
-            gate.FreshAnswer(
-                v=VERSION,
-                mode=Mode.FRESH,
-                keyset=identity.keyset.public,
-                config=self._config,
-                statement=statement,
-                evidence=msgspec.Raw(evidence.encode()),
-                activated=activated,
-            )
-        )
+        proof = self._prover.prove(statement)
+        identity.commit(proof.statement.devices_digest)
+        return gate.encoder.encode(self._prover.shown(proof, identity.keyset, activated))
 
     def _activated(self, credential: gate.GateCredential | None) -> bytes | None:
-        """What the credential holds.
-
-        Whoever connects has one credential opened, and only if it was made for the key that signs our own evidence:
-        the TPM sees to that. So nothing is given away that was meant for another program on this machine.
-        """
-        if self._activating is None:
+        """What the credential holds. Whoever connects has one opened: then the gate is open, or the connection ends."""
+        if not self._prover.activates:
             if credential is not None:
                 raise GateRefusal(400, "gate.credential", "this enclave has no TPM that opens credentials")
             return None
@@ -175,23 +145,15 @@ class AttestedEnd:
                 gate.ACTIVATION_REQUIRED,
                 "this enclave attests with a TPM: ask again with a credential for its identity",
                 fatal=False,
-                identity=self._activating.identity(),
+                identity=self._prover.identity(),
             )
         try:
-            return self._activating.activate(credential.blob, credential.encrypted_secret)
+            return self._prover.activated(credential)
         except ValueError as error:
             raise GateRefusal(400, "gate.credential", "the credential is not for this TPM and its key") from error
 
     def _statement(self, nonce: bytes, pipe: TLSPipe, identity: Identity) -> Statement:
-        return Statement(
-            role=Role.SERVER,
-            nonce=nonce.hex(),
-            ekm=pipe.exported(nonce),
-            spki_sha256=identity.keyset.public.tls_spki_sha256,
-            keyset_digest=identity.keyset.digest,
-            devices_digest=NO_DEVICES,
-            config_digest=self._config_digest,
-        )
+        return self._prover.statement(nonce, pipe, identity.keyset)
 
     def _renew(self) -> None:
         try:
@@ -207,7 +169,7 @@ class AttestedEnd:
             CERTIFICATE_DOMAIN,
             {"keyset_digest": keyset.digest, "spki_sha256": keyset.public.tls_spki_sha256},
         )
-        evidence = self._attester.attest(hashlib.sha512(hint).digest())
+        evidence = self._prover.attester.attest(hashlib.sha512(hint).digest())
         # Endorsements stay out: every handshake carries the certificate, and tools fetch their own.
         certificate = keyset.certificate(cmw_record(CMW_MEDIA_TYPE, evidence.bare().encode()))
         return Identity(keyset, server_context(keyset.tls_key, certificate))
