@@ -122,6 +122,8 @@ instances: Final = sa.Table(
     sa.Column("grant_head", _HEX32, nullable=False),
     sa.Column("record_seq", sa.BigInteger, nullable=False),
     sa.Column("record_head", _HEX32, nullable=False),
+    # Whether its latest grant is not known to have run out: few are, of all that ever were.
+    sa.Column("running", sa.Boolean, nullable=False),
     # `custody.clock.Deadline` of the latest grant, and when that was, for people.
     sa.Column("granted_at", _MOMENT, nullable=True),
     sa.Column("deadline_boot", sa.Text, nullable=True),
@@ -131,6 +133,7 @@ instances: Final = sa.Table(
     sa.Column("acknowledged_at", _MOMENT, nullable=True),
     sa.Column("refunded", sa.Text, nullable=True),
     sa.Index("ix_instances_lease_last_seen", "lease", "last_seen"),
+    sa.Index("ix_instances_lease_running", "lease", "running"),
 )
 
 
