@@ -140,7 +140,7 @@ class Operators:
             InvalidInput: `operator.unknown`.
         """
         with self._database.read() as connection:
-            return _operator(self._known(connection, name))
+            return _operator(self._known(connection, name, lock=False))
 
     def set_password(self, name: str, password: str) -> None:
         """Give an account another password. It is signed out everywhere.
@@ -244,8 +244,8 @@ class Operators:
 
         return count()
 
-    def _known(self, connection: Connection, name: str) -> Row[Any]:
-        row = self._row(connection, name, lock=True)
+    def _known(self, connection: Connection, name: str, *, lock: bool = True) -> Row[Any]:
+        row = self._row(connection, name, lock=lock)
         if row is None:
             raise InvalidInput(f"there is no operator {name}", code="operator.unknown")
         return row

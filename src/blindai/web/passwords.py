@@ -1,7 +1,7 @@
 """Passwords of the people who sign in: how they are stored, checked, and what is too weak.
 
-Stored is Argon2id (RFC 9106, section 4, second recommended option: 64 MiB, 3 passes, 4 lanes), as a string that names its
-own parameters: a hash of older parameters is made anew at the next sign-in.
+Stored is Argon2id (RFC 9106, section 4, second recommended option: 64 MiB, 3 passes, 4 lanes), as a string that names
+its own parameters: a hash of older parameters is made anew at the next sign-in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from threading import BoundedSemaphore
 from typing import Final
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from blindai.errors import AuthenticationError, InvalidInput
@@ -61,7 +61,7 @@ class Passwords:
         with self._slots:
             try:
                 self._hasher.verify(stored or self._nobody, _normalised(password))
-            except (VerifyMismatchError, InvalidHashError):
+            except (VerificationError, InvalidHashError):
                 raise refused() from None
             if stored is None:
                 raise refused()

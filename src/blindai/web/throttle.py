@@ -106,19 +106,16 @@ class Throttle:
             connection.execute(update(self._table).where(rows.key == key).values(failures=count + 1, failed_at=now))
 
     def succeed(self, connection: Connection, account: str, address: str) -> None:
-        """The try that `begin` took was right: it counts no more, and the address is known to the account."""
+        """The try that `begin` took was right: those before it were the owner's own, and the address is known now."""
         now = int(self._clock())
-        failures = self._table.c.failures
-        connection.execute(
-            update(self._table)
-            .where(self._table.c.key == _key(account, address))
-            .values(failures=0, failed_at=now, succeeded_at=now)
-        )
-        connection.execute(
-            update(self._table)
-            .where(self._table.c.key.in_([_key("", address), _key(account, "")]), failures > 0)
-            .values(failures=failures - 1)
-        )
+        pair, place, person = _key(account, address), _key("", address), _key(account, "")
+        found = self._locked(connection, sorted({pair, place, person}))
+        known = found[pair].succeeded_at > now - KNOWN_SECONDS
+        for key in (place,) if known else (place, person):
+            left = max(found[key].failures - found[pair].failures, 0)
+            connection.execute(update(self._table).where(self._table.c.key == key).values(failures=left))
+        changed = update(self._table).where(self._table.c.key == pair)
+        connection.execute(changed.values(failures=0, failed_at=now, succeeded_at=now))
 
     def _locked(self, connection: Connection, keys: list[str]) -> dict[str, Row[Any]]:
         """The rows of `keys`, made where there are none, and held until the end of the transaction.
