@@ -123,7 +123,10 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         Raises:
             ValueError: it is not a JSON object, or a name stands in it twice.
         """
-        values = json.loads(self.detail, object_pairs_hook=_once)
+        try:
+            values = json.loads(self.detail, object_pairs_hook=_once)
+        except RecursionError as error:
+            raise ValueError("the detail is too deep") from error
         if not isinstance(values, dict):
             raise ValueError("the detail is not an object")
         return values
