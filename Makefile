@@ -15,11 +15,12 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 
 COVERED := */attestation/verifiers/*,*/attestation/policy/*,*/attestation/appraisal/*
 
 SERVER := .venvs/server/bin
+CUSTODIAN := .venvs/custodian/bin
 # For lint and tests. `dev-tpm` also has the TPM software stack, which has to be compiled (see CONTRIBUTING.md).
 DEV_ENV ?= dev
 DEV := .venvs/$(DEV_ENV)/bin
 
-.PHONY: help demo test coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
+.PHONY: help demo demo-custody test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
 	docs bench fuzz soak lock upgrade audit format import-time clean
 
 help:  ## Show this list
@@ -28,10 +29,13 @@ help:  ## Show this list
 demo: .venvs/server/ready  ## The whole story on this machine: a prediction inside a simulated enclave, and every impostor refused
 	@$(SERVER)/blindai demo $(ARGS)
 
-test: .venvs/$(DEV_ENV)/ready  ## Run the tests
+demo-custody: .venvs/custodian/ready assets  ## A model on loan: metered, stopped, resumed, expired; and every way to cheat refused
+	@$(CUSTODIAN)/blindai demo custody $(ARGS)
+
+test: .venvs/$(DEV_ENV)/ready assets  ## Run the tests
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
-coverage: .venvs/$(DEV_ENV)/ready  ## Run the tests with branch coverage; verifiers and policy must be covered in full
+coverage: .venvs/$(DEV_ENV)/ready assets  ## Run the tests with branch coverage; verifiers and policy must be covered in full
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS) --cov
 	@$(DEV)/python -m coverage report --include='$(COVERED)' --fail-under=100
 
@@ -69,7 +73,7 @@ docs: .venvs/docs/ready  ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "site/index.html"
 
-bench: .venvs/bench/ready  ## Measure, and write docs/benchmarks.md
+bench: .venvs/bench/ready assets  ## Measure, and write docs/benchmarks.md
 	@.venvs/bench/bin/python benchmarks/run.py $(ARGS)
 
 fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Linux)
@@ -80,6 +84,9 @@ fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Li
 
 soak: .venvs/$(DEV_ENV)/ready  ## Many requests and connections; memory and file descriptors must not grow
 	@$(DEV)/python benchmarks/soak.py $(ARGS)
+
+assets:  ## Fetch what the web pages load (htmx, Pico CSS, uPlot), as their lock says
+	@$(PYTHON) tools/assets.py >/dev/null
 
 import-time: .venvs/server/ready  ## Show how long `import blindai` takes
 	@$(SERVER)/python tools/import_time.py

@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 MARK = "# inputs: sha256:"
 
+# What builds the project, and npm for who has none: locked from a list of their own, requirements/NAME.in.
+TOOLS = ("bootstrap", "node")
+
 # Lock file -> extras of pyproject.toml. `dev` comes first: the others are held to its versions.
 LOCKS: dict[str, tuple[str, ...]] = {
     "dev": ("dev",),
@@ -42,8 +45,8 @@ def project() -> dict[str, object]:
 
 def digest(name: str) -> str:
     """Digest of the inputs of the lock `name`, hex."""
-    if name == "bootstrap":
-        inputs: object = (REQUIREMENTS / "bootstrap.in").read_text("utf-8").splitlines()
+    if name in TOOLS:
+        inputs: object = (REQUIREMENTS / f"{name}.in").read_text("utf-8").splitlines()
     else:
         inputs = project()
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -57,8 +60,8 @@ def compile_lock(name: str, *, upgrade: bool) -> None:
     command += ["--output-file", f"requirements/{name}.txt"]
     if upgrade:
         command.append("--upgrade")
-    if name == "bootstrap":
-        command.append("requirements/bootstrap.in")
+    if name in TOOLS:
+        command.append(f"requirements/{name}.in")
     else:
         command.append("pyproject.toml")
         command += [f"--extra={extra}" for extra in LOCKS[name]]
@@ -73,7 +76,7 @@ def compile_lock(name: str, *, upgrade: bool) -> None:
 def stale() -> list[str]:
     """Names of the locks that were not made from the present inputs."""
     found = []
-    for name in ("bootstrap", *LOCKS):
+    for name in (*TOOLS, *LOCKS):
         path = REQUIREMENTS / f"{name}.txt"
         first = path.read_text("utf-8").partition("\n")[0] if path.exists() else ""
         if first != MARK + digest(name):
@@ -92,7 +95,7 @@ def main() -> int:
             sys.stderr.write(f"requirements/{name}.txt was not made from the present pyproject.toml: run `make lock`\n")
         return 1 if names else 0
     os.environ.setdefault("UV_NO_PROGRESS", "1")
-    for name in ("bootstrap", *LOCKS):
+    for name in (*TOOLS, *LOCKS):
         compile_lock(name, upgrade=options.upgrade)
     return 0
 
