@@ -91,6 +91,20 @@ class AttestationError(BlindAIError):
         return f"{name:<30} {passed} of {total} passed"
 
 
+class CustodianError(BlindAIError):
+    """The custodian of an enclave did not prove who it is, or does not accept the enclave. Nothing else was said to it.
+
+    Attributes:
+        step: the step of the custodian's appraisal that refused, where it made one (see `attestation.result.STEPS`).
+    """
+
+    default_code = "custodian.refused"
+
+    def __init__(self, message: str, *, code: str | None = None, step: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.step = step
+
+
 class ConfigurationError(BlindAIError):
     """A file, flag or setting of this side is wrong; nothing was contacted."""
 

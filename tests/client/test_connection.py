@@ -29,10 +29,11 @@ from blindai.channel import gate_reader
 from blindai.channel.clock import SYSTEM_CLOCK
 from blindai.channel.flow import AsyncStream, BlockingStream
 from blindai.channel.keyset import PrivateKeyset
+from blindai.channel.opened import server_name
 from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.server import AttestedProtocol
 from blindai.client.async_connection import MAX_CONNECTIONS
-from blindai.client.session import Link, server_name
+from blindai.client.session import Link
 from blindai.demo.impostor import Impostor
 from blindai.enclave.config import EnclaveConfig, Limits, Timeouts
 from blindai.errors import (

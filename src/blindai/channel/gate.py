@@ -98,14 +98,31 @@ problem_decoder = msgspec.json.Decoder(ProblemBody)
 encoder = msgspec.json.Encoder()
 
 
+class GateProblem(ProblemBody, frozen=True, omit_defaults=True):
+    """A refusal by a relying party; `step` is that of the appraisal, where one was made."""
+
+    step: str = ""
+
+
+gate_problem_decoder = msgspec.json.Decoder(GateProblem)
+
+
 class GateRefusal(Exception):
-    """The gate stays shut. `fatal` ends the connection; otherwise the relying party may ask again.
+    """The gate stays shut. `fatal` ends the connection; otherwise the other end may ask again.
 
     With an `identity`, it may ask with a credential for it.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, fatal: bool = True, identity: TpmIdentity | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        fatal: bool = True,
+        identity: TpmIdentity | None = None,
+        step: str = "",
+        hint: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -113,9 +130,11 @@ class GateRefusal(Exception):
         self.message = message
         self.fatal = fatal
         self.identity = identity
+        self.step = step
+        self.hint = hint
 
     @property
     def body(self) -> bytes:
         if self.identity is not None:
             return encoder.encode(ActivationRequired(self.message, self.code, self.identity))
-        return encoder.encode(ProblemBody(error=self.message, code=self.code))
+        return encoder.encode(GateProblem(error=self.message, code=self.code, hint=self.hint, step=self.step))

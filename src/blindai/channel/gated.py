@@ -50,8 +50,8 @@ class GatedProtocol(asyncio.Protocol, ABC):
     A subclass knows what is asked at its gate. It answers each request with `_answered`, `_opened` or `_gate_refused`.
     """
 
-    def __init__(self, context: SSL.Context, waiting: set[GatedProtocol], *, max_gate_requests: int) -> None:
-        """`waiting` holds this protocol for as long as its gate is shut."""
+    def __init__(self, context: SSL.Context, waiting: dict[GatedProtocol, None], *, max_gate_requests: int) -> None:
+        """`waiting` holds this protocol for as long as its gate is shut, the oldest first."""
         self._waiting = waiting
         self._inner: asyncio.Protocol | None = None
         self._pipe = TLSPipe(context, server=True)
@@ -88,7 +88,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
         # uvloop's transports have the interface of asyncio's without descending from it.
         self._transport = cast("asyncio.Transport", transport)
         self._deadline = asyncio.get_running_loop().call_later(GATE_SECONDS, self._too_slow)
-        self._waiting.add(self)
+        self._waiting[self] = None
 
     def data_received(self, data: bytes) -> None:
         if self._state is _State.CLOSED:
@@ -126,7 +126,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
         self._state = _State.CLOSED
         self._lost = True
         self._deadline.cancel()
-        self._waiting.discard(self)
+        self._waiting.pop(self, None)
         if self._answering is not None:
             self._answering.cancel()
         self._reader.close()
@@ -185,6 +185,10 @@ class GatedProtocol(asyncio.Protocol, ABC):
 
     # The gate.
 
+    def _pass_on(self, plaintext: bytes, inner: asyncio.Protocol) -> None:
+        """Past the open gate."""
+        inner.data_received(plaintext)
+
     def _gate_received(self, plaintext: bytes) -> None:
         try:
             if self._state is _State.ANSWERING:
@@ -209,7 +213,9 @@ class GatedProtocol(asyncio.Protocol, ABC):
             error = None if done.cancelled() else done.exception()
             if self._state is not _State.ANSWERING:
                 return
-            if error is None:
+            if done.cancelled():
+                self.abandon()  # the server is ending
+            elif error is None:
                 use(done.result())
             else:
                 self._answer_failed(error)
@@ -231,7 +237,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
     def _open(self) -> None:
         self._state = _State.OPEN
         self._deadline.cancel()
-        self._waiting.discard(self)
+        self._waiting.pop(self, None)
         self._inner = self._new_inner()
         self._inner.connection_made(PlaintextTransport(self, self._transport))
         self._pump_waiting()
@@ -322,7 +328,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
                     self.finish()
                     return
                 if self._inner is not None:
-                    self._inner.data_received(plaintext)
+                    self._pass_on(plaintext, self._inner)
                 else:
                     self._gate_received(plaintext)
         finally:
@@ -336,7 +342,7 @@ class GatedProtocols:
     """Knows which connections of one end have a shut gate."""
 
     def __init__(self) -> None:
-        self._waiting: set[GatedProtocol] = set()
+        self._waiting: dict[GatedProtocol, None] = {}
 
     def close(self) -> None:
         """Cut the connections whose gate is shut; those past it belong to the inner protocol."""

@@ -23,6 +23,11 @@ KEYSET_DOMAIN = "blindai/keyset/v1"
 # Long enough that clients seldom see a change, short enough that a leaked TLS key is soon worthless.
 KEYSET_LIFETIME = timedelta(hours=24)
 
+# Of the keys with which an enclave calls, and of the TLS key of whom it calls. They are not replaced: an instance is
+# its keyset, and other keys would be another instance, to which nothing was granted. No process runs for longer; what
+# bounds the trust in an instance is its grants, which are over in minutes.
+INSTANCE_LIFETIME = timedelta(days=3653)
+
 # X.509 clocks of clients differ; nobody relies on this date, but some tools refuse a certificate of the future.
 CERTIFICATE_BACKDATE = timedelta(hours=1)
 
@@ -107,22 +112,31 @@ class PrivateKeyset:
 
         Our own client relies on nothing in this certificate but the public key.
         """
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "BlindAI enclave")])
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(self.tls_key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(self.not_before - CERTIFICATE_BACKDATE)
-            .not_valid_after(self.public.expires_at)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        return self_signed(
+            self.tls_key, "BlindAI enclave", not_before=self.not_before, not_after=self.public.expires_at, cmw=cmw
         )
-        if cmw is not None:
-            builder = builder.add_extension(
-                x509.UnrecognizedExtension(CMW_EXTENSION, _der_octet_string(cmw)), critical=False
-            )
-        return builder.sign(self.tls_key, hashes.SHA256())
+
+
+def self_signed(
+    key: ec.EllipticCurvePrivateKey, name: str, *, not_before: datetime, not_after: datetime, cmw: bytes | None = None
+) -> x509.Certificate:
+    """A certificate for a TLS key that something else than certificates vouches for. `cmw` as in `certificate`."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before - CERTIFICATE_BACKDATE)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    if cmw is not None:
+        builder = builder.add_extension(
+            x509.UnrecognizedExtension(CMW_EXTENSION, _der_octet_string(cmw)), critical=False
+        )
+    return builder.sign(key, hashes.SHA256())
 
 
 def spki_sha256(key: ec.EllipticCurvePublicKey) -> str:

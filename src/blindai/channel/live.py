@@ -19,10 +19,8 @@ from blindai.errors import AttestationError
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError, RecursionError)
 
 
-def live_statement(
-    pipe: TLSPipe, role: Role, nonce: bytes, *, keyset_digest: str, config: str, devices: str
-) -> Statement:
-    """What the peer, in `role`, must commit to. `config` and `devices` are the digests of what it showed.
+def require_key(pipe: TLSPipe) -> str:
+    """SHA-256, in hex, of the key that the peer proved to hold.
 
     Raises:
         AttestationError: `channel.key_type`.
@@ -35,11 +33,22 @@ def live_statement(
             step="channel",
             expected="P-256",
         )
+    return spki
+
+
+def live_statement(
+    pipe: TLSPipe, role: Role, nonce: bytes, *, keyset_digest: str, config: str, devices: str
+) -> Statement:
+    """What the peer, in `role`, must commit to. `config` and `devices` are the digests of what it showed.
+
+    Raises:
+        AttestationError: `channel.key_type`.
+    """
     return Statement(
         role=role,
         nonce=nonce.hex(),
         ekm=pipe.exported(nonce),
-        spki_sha256=spki,
+        spki_sha256=require_key(pipe),
         keyset_digest=keyset_digest,
         devices_digest=devices,
         config_digest=config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import chain
@@ -76,13 +77,15 @@ class OpenedConnection(ABC):
                 yield outgoing
             raise self._tls_refusal(error.reason) from error
 
-    def _ask(self, path: str, message: msgspec.Struct) -> Flow[Answer]:
+    def _ask(
+        self, path: str, message: msgspec.Struct, *, max_answer_bytes: int = gate.MAX_ANSWER_BYTES
+    ) -> Flow[Answer]:
         """One exchange of the gate."""
         body = gate.encoder.encode(message)
         head = request_head(
             "POST", path, self.address, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         )
-        return (yield from self._exchange(head, [body], max_answer_bytes=gate.MAX_ANSWER_BYTES, application=False))
+        return (yield from self._exchange(head, [body], max_answer_bytes=max_answer_bytes, application=False))
 
     def _exchange_once(
         self,
@@ -164,6 +167,15 @@ class OpenedConnection(ABC):
             raise Unavailable(
                 f"{self.address} ended the TLS connection before its answer was complete", code="unavailable.closed"
             )
+
+
+def server_name(host: str) -> str | None:
+    """What goes into SNI: names only, never addresses (RFC 6066, section 3)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return None
 
 
 def problem_in(answer: Answer) -> str:

@@ -25,7 +25,7 @@ class AttestedProtocol(GatedProtocol):
     """TLS 1.3, then the gate, then `inner_factory()`'s protocol on the plaintext."""
 
     def __init__(
-        self, end: AttestedEnd, inner_factory: Callable[[], asyncio.Protocol], waiting: set[GatedProtocol]
+        self, end: AttestedEnd, inner_factory: Callable[[], asyncio.Protocol], waiting: dict[GatedProtocol, None]
     ) -> None:
         self._end = end
         self._inner_factory = inner_factory

@@ -48,12 +48,16 @@ def _context() -> SSL.Context:
     return context
 
 
-def server_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> SSL.Context:
-    """A context for the attested end; `key` never leaves memory."""
-    context = _context()
+def _take_key(context: SSL.Context, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
     context.use_certificate(certificate)
     context.use_privatekey(key)
     context.check_privatekey()
+
+
+def server_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> SSL.Context:
+    """A context for the attested end; `key` never leaves memory."""
+    context = _context()
+    _take_key(context, key, certificate)
     return context
 
 
@@ -65,6 +69,23 @@ def client_context() -> SSL.Context:
     """
     context = _context()
     context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    return context
+
+
+def calling_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> SSL.Context:
+    """A context for the attested end where it opens the connection: as `client_context`, with a certificate."""
+    context = client_context()
+    _take_key(context, key, certificate)
+    return context
+
+
+def receiving_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> SSL.Context:
+    """A context for the relying party where it accepts connections.
+
+    The caller must prove possession of the key of some certificate; the gate finds out whose key it is.
+    """
+    context = server_context(key, certificate)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
     return context
 
 

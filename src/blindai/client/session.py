@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from collections import deque
@@ -16,6 +15,7 @@ from blindai.attestation.result import AttestationResult
 from blindai.channel.client import AttestedChannel
 from blindai.channel.flow import Flow
 from blindai.channel.http1 import Answer
+from blindai.channel.opened import server_name
 from blindai.channel.relying_party import RelyingParty
 from blindai.channel.transcript import Transcript
 from blindai.client.calls import Call, Calls
@@ -159,12 +159,3 @@ class Session:
         for known in list(self._models):  # a copy: other threads add to it
             if known[0] == model_id:
                 self._models.pop(known, None)
-
-
-def server_name(host: str) -> str | None:
-    """What goes into SNI: names only, never addresses (RFC 6066, section 3)."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return None
