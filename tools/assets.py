@@ -66,6 +66,15 @@ def npm() -> list[str | Path]:
     return [environment.executable(environment.VENVS / "node", "python"), "-c", NPM_OF_THE_WHEEL]
 
 
+def with_certificates() -> dict[str, str]:
+    """The environment, with the certificates that pip was told of: npm goes through the same proxy as pip."""
+    environment.bootstrap()
+    found = environment.uv_environment()
+    if "SSL_CERT_FILE" in found:
+        found.setdefault("NODE_EXTRA_CA_CERTS", found["SSL_CERT_FILE"])
+    return found
+
+
 def fetch(folder: Path = VENDOR) -> None:
     """Install the lock into a folder of its own, and take the few files over.
 
@@ -77,7 +86,13 @@ def fetch(folder: Path = VENDOR) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(NPM / name, scratch)
         done = subprocess.run(
-            [str(part) for part in command], cwd=scratch, capture_output=True, text=True, errors="replace", check=False
+            [str(part) for part in command],
+            cwd=scratch,
+            env=with_certificates(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if done.returncode != 0:
             raise SystemExit(f"{done.stdout}{done.stderr}\nnpm failed ({done.returncode}): is a registry reachable?")
