@@ -300,6 +300,10 @@ class CalledConnection:
         finally:
             self._stream.close()
 
+    def cut(self) -> None:
+        """Close at once and without a word: an exchange was broken off, and what comes now belongs to nothing."""
+        self._stream.close()
+
 
 async def call(
     end: CallingEnd,
