@@ -10,7 +10,7 @@ import asyncio
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from blindai.enclave.model_version import Times
 from blindai.enclave.reply import Reply
@@ -19,11 +19,14 @@ from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
 from blindai.wire import v2
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.engine import Session
+    from blindai.enclave.engine import Cancellation, Session
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.model_version import ModelVersion
+    from blindai.wire.tensor import Tensor
 
 _HEADER_LENGTH: Final = v2.HEADER_LENGTH.encode()
 _JSON_HEADERS: Final = b"content-type: application/json\r\n"
@@ -37,19 +40,49 @@ _INLINE_PATIENCE: Final = 0.1
 _DISAPPOINTMENT: Final = 10
 
 
+class Runnable(Protocol):
+    """What a request is run on: a session, or what stands before one."""
+
+    def run(
+        self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = (), *, cancellation: Cancellation | None = None
+    ) -> list[Tensor]:
+        """As `engine.Session.run`."""
+
+    def cancellation(self) -> Cancellation:
+        """As `engine.Session.cancellation`."""
+
+
+class Charge(Protocol):
+    """What one request costs somebody, reserved already."""
+
+    def guard(self, session: Session) -> Runnable:
+        """`session`, with a guard before it that notes whether the model was executed, and may refuse that."""
+
+    def settle(self, *, failed: bool) -> None:
+        """The request has come to its end. Called once, on the event loop."""
+
+
 class _Job:
     """One request whose headers have been read. Dropping it frees its body, though it may still stand in the queue."""
 
-    __slots__ = ("body", "dropped", "header_length", "kind", "session", "version")
+    __slots__ = ("body", "charge", "dropped", "header_length", "kind", "session", "version")
 
     def __init__(
-        self, version: ModelVersion, session: Session, header_length: int | None, body: bytes, kind: tuple[int, int]
+        self,
+        version: ModelVersion,
+        session: Runnable,
+        header_length: int | None,
+        body: bytes,
+        *,
+        kind: tuple[int, int],
+        charge: Charge | None,
     ) -> None:
         self.version = version
         self.session = session
         self.header_length = header_length
         self.body = body
         self.kind = kind
+        self.charge = charge
         self.dropped = False
 
     def drop(self) -> None:
@@ -90,13 +123,16 @@ class Inference:
         """How many runs wait for a worker."""
         return max(0, self._handed_over - self._workers)
 
-    def infer(self, version: ModelVersion, headers: Headers, body: bytes) -> Reply | asyncio.Future[Reply]:
+    def infer(
+        self, version: ModelVersion, headers: Headers, body: bytes, charge: Charge | None = None
+    ) -> Reply | asyncio.Future[Reply]:
         """Answer one request for `version`: at once, or in a while.
 
         Args:
             version: what to run.
             headers: the request's, names in lower case.
             body: the whole body, which must not change.
+            charge: what it costs; settled unless `version` is not loaded.
 
         Raises:
             InvalidInput: what `wire.v2.decode_request` and the session refuse; `input.header_length`. The future
@@ -107,16 +143,19 @@ class Inference:
         """
         session = version.begin_run()
         handed_over = False
+        failed = True
         started = time.perf_counter_ns()
         try:
             header_length = header_length_of(headers)
             size = len(body)
             json_bytes = size if header_length is None else min(header_length, size)
             kind = version.pace.kind(json_bytes, size - json_bytes)
-            job = _Job(version, session, header_length, body, kind)
+            runnable = session if charge is None else charge.guard(session)
+            job = _Job(version, runnable, header_length, body, kind=kind, charge=charge)
             if version.pace.below(kind, self._inline_ns):
                 ran = self._run_inline(job)
                 if ran is not None:
+                    failed = False
                     return ran.reply
             future = self._hand_over(job)
             handed_over = True
@@ -127,6 +166,8 @@ class Inference:
         finally:
             if not handed_over:
                 version.end_run()
+                if charge is not None:
+                    charge.settle(failed=failed)
 
     def close(self) -> None:
         """Drop what is queued and wait for what runs."""
@@ -191,10 +232,13 @@ class Inference:
         """Back on the event loop: a run handed over has ended, or was dropped before it began."""
         self._handed_over -= 1
         job.version.end_run()
-        if run.cancelled():
+        cancelled = run.cancelled()
+        error = None if cancelled else run.exception()
+        if job.charge is not None:
+            job.charge.settle(failed=cancelled or error is not None)
+        if cancelled:
             answer.cancel()
             return
-        error = run.exception()
         if error is None:
             ran = run.result()
             if ran is not None:
