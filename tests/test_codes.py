@@ -16,18 +16,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "codes.md"
 PACKAGE = Path(blindai.__file__).parent
 
 _CODE = re.compile(
-    r"(attester|channel|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|devices|result|measure)"
+    r"(attester|channel|custodian|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config|devices|result|measure)"
     r"(\.[a-z_]+)+"
 )
+_WITHOUT_STEP = ("policy.", "attester.", "measure.", "custodian.")
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 
 
 def on_page() -> dict[str, str]:
-    """Code to step; those of the policy and of attesters have none."""
+    """Code to step; those that no appraisal raises have none."""
     rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     assert len(rows) == len({code for code, _ in rows}), "a code is listed twice"
-    return {code: "" if code.startswith(("policy.", "attester.", "measure.")) else step.strip() for code, step in rows}
+    return {code: "" if code.startswith(_WITHOUT_STEP) else step.strip() for code, step in rows}
 
 
 def raised_in(path: Path) -> Iterator[str]:
