@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
+from starlette.requests import ClientDisconnect
 from uvicorn.server import ServerState
 
 from blindai.channel.listening import BACKLOG
@@ -19,7 +20,7 @@ from blindai.web.http import BoundedHttpProtocol, HttpLimits
 from blindai.wire.problems import CONTENT_TYPE, problem_body, status_of
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Of TLS itself; a connection that does not get there holds a file descriptor and little else.
 HANDSHAKE_SECONDS: Final = 10.0
@@ -110,21 +111,26 @@ class Answering:
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        begun = ended = False
 
-        async def noting(message: Any) -> None:
-            nonlocal begun
+        async def noting(message: Message) -> None:
+            nonlocal begun, ended
             begun = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
             await self._application(scope, receive, noting)
+        except ClientDisconnect:
+            return  # there is nobody to answer
         except BlindAIError as error:
             problem = error
         except Exception as error:  # noqa: BLE001 - the outermost edge: logged as an incident, answered without internals
             _log.error("incident", path=scope.get("path", ""), exc_info=error)
             problem = BlindAIError("the server failed; its log says why", code="internal")
         else:
+            return
+        if ended:
             return
         if begun:
             raise ConnectionAbortedError("half of an answer was sent")

@@ -56,7 +56,7 @@ class EnclaveService:
                 Route(wire.CLOSINGS, self._close, methods=["POST"]),
                 Route(wire.ARTEFACTS, self._artefact, methods=["POST"]),
             ],
-            exception_handlers={BlindAIError: _problem, HTTPException: _http_problem},
+            exception_handlers={BlindAIError: _problem, HTTPException: _http_problem, Exception: _incident},
         )
 
     async def _renew(self, request: Request) -> Response:
@@ -119,3 +119,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         return await _problem(request, InvalidInput("this is asked with POST", code="http.method"))
     return await _problem(request, InvalidInput("a custodian is not asked this", code="http.not_found"))
+
+
+async def _incident(request: Request, _: Exception) -> Response:
+    """For what Starlette raises again afterwards, so that it comes to the log."""
+    return await _problem(request, BlindAIError("the custodian failed; its log says why", code="internal"))
