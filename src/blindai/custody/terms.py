@@ -10,7 +10,7 @@ from typing import Final
 
 from blindai.attestation.policy import Policy
 from blindai.custody.amounts import require_amount
-from blindai.errors import ConfigurationError
+from blindai.errors import ConfigurationError, InvalidInput
 from blindai.wire.custody import ANYONE, MAX_AMOUNT, MAX_CONSUMERS, Unit
 
 # The dead man's switch. An enclave renews after a third of the soft time, every 15 seconds as it comes: two renewals
@@ -68,7 +68,7 @@ class Terms:
 
     Raises:
         ConfigurationError: `lease.*`; and `policy.*`, from the manifest.
-        InvalidInput: `amount.*`, about a budget.
+        InvalidInput: `amount.*`, about a budget; `lease.consumers`, about a name.
     """
 
     name: str
@@ -148,11 +148,12 @@ def require_consumer(name: str) -> None:
     """Refuse what is no consumer's name.
 
     Raises:
-        ConfigurationError: `lease.consumers`.
+        InvalidInput: `lease.consumers`.
     """
     if type(name) is not str or _CONSUMER.fullmatch(name) is None:
-        raise _wrong(
-            "consumers", "a consumer is called by at most 63 of a-z, 0-9, '.', '_' and '-', first a letter or digit"
+        raise InvalidInput(
+            "a consumer is called by at most 63 of a-z, 0-9, '.', '_' and '-', first a letter or digit",
+            code="lease.consumers",
         )
 
 
