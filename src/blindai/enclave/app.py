@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -13,20 +14,25 @@ from starlette.routing import Match, Route, Router
 
 from blindai.enclave.endpoints import Endpoints
 from blindai.enclave.inference import Inference
+from blindai.enclave.lease.borrowing import borrow
 from blindai.enclave.limits import MAX_CACHED_ROUTES, Budget
 from blindai.enclave.metrics import Metrics
 from blindai.enclave.model_id import RULE, parse_model_id, parse_version
+from blindai.enclave.model_version import not_found
 from blindai.enclave.reply import problem_headers
 from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
 from blindai.wire.problems import problem_body, status_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable
     from uvicorn._types import Scope as UvicornScope
 
+    from blindai.channel.calling import CallingEnd
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine
     from blindai.enclave.exchange import Handler
@@ -48,6 +54,7 @@ ROUTES: Final = (
     Address("GET", "/v2/health/live", "live"),
     Address("GET", "/v2/health/ready", "ready"),
     Address("GET", "/v2/models/stats", "all_statistics"),
+    Address("GET", _MODEL + "/lease", "model_lease"),
     *(
         Address(method, _MODEL + version + action, handler)
         for version in ("", "/versions/{version}")
@@ -82,21 +89,45 @@ class Application:
     Args:
         config: the measured configuration.
         engine: what runs models.
+        end: attests this enclave to the custodian; needed where the configuration names one.
+        sealed_model: the file of the model on loan; without it the custodian is asked for the model itself.
 
     Attributes:
         repository: the models.
+        lease: the lease of the model on loan, where there is one.
         bodies: the budget for bodies of inference requests.
         metrics: the counts.
     """
 
-    def __init__(self, config: EnclaveConfig, engine: Engine) -> None:
+    def __init__(
+        self,
+        config: EnclaveConfig,
+        engine: Engine,
+        *,
+        end: CallingEnd | None = None,
+        sealed_model: Path | None = None,
+    ) -> None:
         self.config = config
         self.repository = Repository(engine, config.limits)
         self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
         self._inference = Inference(config)
         self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
         self._inference.count_in(self.metrics)
-        self._endpoints = Endpoints(config, engine, self.repository, self._inference, self.metrics)
+        self.lease = None
+        if config.custody:
+            if end is None:
+                raise ValueError("an enclave with a custodian needs an end that calls it")
+            self.lease = borrow(
+                config.custody,
+                config.limits,
+                end,
+                self.repository,
+                self._inference,
+                sealed_model=sealed_model,
+                refused=self.refused,
+            )
+            self.metrics.count_lease(self.lease)
+        self._endpoints = Endpoints(config, engine, self.repository, self._inference, self.metrics, lease=self.lease)
         self._routes = [
             Route(path, getattr(self._endpoints, handler), methods=[method]) for method, path, handler in ROUTES
         ]
@@ -127,8 +158,13 @@ class Application:
                 number = None
             else:
                 return None
-            version = self.repository.resolve(parse_model_id(parts[0], parts[1]), number)
-            handler = partial(self._inference.infer, version)
+            model_id = parse_model_id(parts[0], parts[1])
+            if self.lease is not None and model_id == self.lease.id:
+                if number not in {None, self.lease.version}:
+                    raise not_found(f"version {number} of the model {model_id}")
+                handler = self.lease.gate.infer
+            else:
+                handler = partial(self._inference.infer, self.repository.resolve(model_id, number))
             self._handlers[path] = handler
         return handler
 
@@ -152,13 +188,23 @@ class Application:
             return
         await self._asgi(*starlette)
 
+    def start(self) -> None:
+        """Begin what goes on beside requests. On the event loop."""
+        if self.lease is not None:
+            self.lease.start()
+
     def stop(self) -> None:
         """Say so to whoever asks whether the server is ready. Requests in progress go on."""
         self._endpoints.stopping = True
 
     async def close(self) -> None:
         """Free the models and end the workers, once nothing is served any more."""
+        if self.lease is not None:
+            self.lease.gate.shut()
         self._inference.close()
+        if self.lease is not None:
+            await asyncio.sleep(0)  # what ran is settled on the event loop, before the last record is made
+            await self.lease.close(self.config.timeouts.shutdown_ms / 1000)
         await self.repository.close()
 
     # Coroutines, although they await nothing: Starlette would run plain functions in a thread.

@@ -112,12 +112,22 @@ class Custody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     model_id: str = "leased/model"
 
     def __post_init__(self) -> None:
-        if not 1 <= int(self.address.rpartition(":")[2]) <= 65535:
+        if not 1 <= self.port <= 65535:
             raise ValueError("the port of `address` must be between 1 and 65535")
         try:
             _ = self.model
         except InvalidInput as error:
             raise ValueError(f"`model_id` must be {RULE}") from error
+
+    @property
+    def host(self) -> str:
+        """The host of `address`, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
+        return int(self.address.rpartition(":")[2])
 
     @property
     def model(self) -> ModelId:

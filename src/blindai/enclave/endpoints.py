@@ -13,7 +13,6 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from blindai.enclave.inference import Inference
 from blindai.enclave.limits import MAX_CONTROL_BODY_BYTES
 from blindai.enclave.metrics import CONTENT_TYPE as METRICS_TYPE
 from blindai.enclave.model_id import ModelId, parse_model_id, parse_version
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine, TensorSpec
+    from blindai.enclave.inference import Inference
+    from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.metrics import Metrics
 
 # A load may bring its own configuration or files in Triton; here a model is what was uploaded.
@@ -59,13 +60,21 @@ class Endpoints:
     """The handlers of all routes. See `app.ROUTES` for which is which."""
 
     def __init__(
-        self, config: EnclaveConfig, engine: Engine, repository: Repository, inference: Inference, metrics: Metrics
+        self,
+        config: EnclaveConfig,
+        engine: Engine,
+        repository: Repository,
+        inference: Inference,
+        metrics: Metrics,
+        *,
+        lease: Keeper | None,
     ) -> None:
         self._config = config
         self._engine = engine
         self._repository = repository
         self._inference = inference
         self._metrics = metrics
+        self._lease = lease
         self.stopping = False
 
     # Server.
@@ -108,8 +117,15 @@ class Endpoints:
                 self._engine.platform,
                 tuple(spec.metadata for spec in session.inputs),
                 tuple(spec.metadata for spec in session.outputs),
+                leased=self._is_leased(version.id),
             )
         )
+
+    async def model_lease(self, request: Request) -> Response:
+        model_id, _ = self._address(request)
+        if self._lease is None or model_id != self._lease.id:
+            raise InvalidInput("this model is not on loan", code="lease.none")
+        return _json(self._lease.view(request.headers.raw))
 
     async def model_ready(self, request: Request) -> Response:
         version = self._version(request)
@@ -145,7 +161,10 @@ class Endpoints:
         """Inference through plain ASGI. Connections of `http.EnclaveHttpProtocol` do not come this way."""
         version = self._version(request)
         body = await _read(request, self._config.limits.max_body_bytes)
-        answer = self._inference.infer(version, request.headers.raw, body)
+        if self._lease is not None and version.id == self._lease.id:
+            answer = self._lease.gate.infer(request.headers.raw, body)
+        else:
+            answer = self._inference.infer(version, request.headers.raw, body)
         status, headers, buffers = answer if isinstance(answer, tuple) else await answer
         response = Response(b"".join(buffers), status_code=status)
         for line in headers.splitlines():
@@ -166,7 +185,7 @@ class Endpoints:
         )
 
     async def load(self, request: Request) -> Response:
-        model_id, number = self._address(request)
+        model_id, number = self._own_address(request)
         wanted = await _control(request, _ChangeRequest)
         if any(name.startswith(_UNSUPPORTED_LOAD) for name in wanted.parameters):
             raise InvalidInput(
@@ -178,18 +197,18 @@ class Endpoints:
         return _json({})
 
     async def unload(self, request: Request) -> Response:
-        model_id, number = self._address(request)
+        model_id, number = self._own_address(request)
         await _control(request, _ChangeRequest)
         await self._repository.unload(model_id, number)
         return _json({})
 
     async def delete(self, request: Request) -> Response:
-        model_id, number = self._address(request)
+        model_id, number = self._own_address(request)
         await self._repository.delete(model_id, number)
         return _json({})
 
     async def upload(self, request: Request) -> Response:
-        model_id, number = self._address(request)
+        model_id, number = self._own_address(request)
         length = request.headers.get("content-length")
         digests = [value for name, value in request.headers.raw if name == b"content-digest"]
         version = await receive_model(
@@ -222,8 +241,25 @@ class Endpoints:
         number = request.path_params.get("version", request.query_params.get("version"))
         return model_id, None if number is None else parse_version(number)
 
+    def _own_address(self, request: Request) -> tuple[ModelId, int | None]:
+        """The address of a model that the enclave's users may change."""
+        model_id, number = self._address(request)
+        if self._is_leased(model_id):
+            raise InvalidInput(
+                "this name is that of the model on loan, which its custodian alone loads and removes",
+                code="lease.managed",
+                hint="choose another name for a model of your own",
+            )
+        return model_id, number
+
     def _version(self, request: Request) -> ModelVersion:
-        return self._repository.resolve(*self._address(request))
+        model_id, number = self._address(request)
+        if self._lease is not None and model_id == self._lease.id and self._lease.gate.version is None:
+            raise self._lease.gate.refusal()
+        return self._repository.resolve(model_id, number)
+
+    def _is_leased(self, model_id: ModelId) -> bool:
+        return self._lease is not None and model_id == self._lease.id
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from blindai.enclave.lease.clock import NS_PER_SECOND, elapsed_ns
+from blindai.enclave.lease.state import Phase
 from blindai.enclave.model_version import State
 from blindai.wire.problems import PROBLEMS
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.limits import Budget
     from blindai.enclave.repository import Repository
 
@@ -51,8 +54,13 @@ class Metrics(Collector):
         self._uploads = 0
         self._buckets = [0] * (len(_BUCKETS_NS) + 1)
         self._sum_ns = 0
+        self._lease: Keeper | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+
+    def count_lease(self, lease: Keeper) -> None:
+        """Show the lease of the model on loan, too."""
+        self._lease = lease
 
     def ran(self, ns: int, *, inline: bool) -> None:
         """Count an inference that succeeded after `ns`, on the event loop or handed over to a worker."""
@@ -108,6 +116,8 @@ class Metrics(Collector):
             memory.add_metric([use, "taken"], budget.used)
             memory.add_metric([use, "limit"], budget.total)
         yield memory
+        if self._lease is not None:
+            yield from _lease(self._lease)
 
     def _durations(self) -> HistogramMetricFamily:
         total = 0
@@ -121,6 +131,22 @@ class Metrics(Collector):
             buckets=buckets,
             sum_value=self._sum_ns / 1e9,
         )
+
+
+def _lease(lease: Keeper) -> Iterable[Metric]:
+    now = elapsed_ns()
+    current = lease.terms.phase(now)
+    phases = GaugeMetricFamily("blindai_lease_state", "1 for the state that the lease is in.", labels=["state"])
+    for phase in Phase:
+        phases.add_metric([phase], int(phase is current))
+    yield phases
+    left = GaugeMetricFamily(
+        "blindai_lease_seconds_left", "Until no query starts, and until the model is wiped.", labels=["expiry"]
+    )
+    for expiry, at_ns in (("soft", lease.terms.soft_ns), ("hard", lease.terms.hard_ns)):
+        left.add_metric([expiry], max(0, at_ns - now) / NS_PER_SECOND)
+    yield left
+    yield CounterMetricFamily("blindai_lease_units_spent", "Units spent by this instance.", value=lease.meter.spent)
 
 
 def _bounded(code: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from blindai.enclave.model_id import RULE
 from blindai.enclave.upload import FILE_TYPES
 from blindai.wire.bundle import BUNDLE_TYPE
+from blindai.wire.lease import STATES
 
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _STRING: Final = {"type": "string"}
@@ -131,6 +132,13 @@ def _server_paths() -> dict[str, Any]:
         "/v2": {"get": _operation("Name, version and extensions", _json(_ref("Server")), tag="server")},
         "/v2/health/live": {"get": _operation("Whether the server runs", _json(_OBJECT), tag="server")},
         "/v2/health/ready": {"get": _operation("Whether it takes requests", _json(_OBJECT), tag="server")},
+        "/v2/models/{namespace}/{name}/lease": {
+            "get": _operation(
+                "How the lease of a model on loan stands for the consumer who asks",
+                _json(_ref("Lease")),
+                parameters=(_NAMESPACE, _NAME),
+            )
+        },
         "/v2/models/stats": {"get": _operation("Counts and times of all models", _json(_OBJECT), tag="server")},
         "/metrics": {"get": _operation("Metrics for Prometheus", text, tag="server")},
         "/openapi.json": {"get": _operation("This document", _json(_OBJECT), tag="server")},
@@ -160,7 +168,21 @@ def _schemas() -> dict[str, Any]:
                 "platform": _STRING,
                 "inputs": _array(spec),
                 "outputs": _array(spec),
-            }
+            },
+            {"leased": _BOOLEAN},
+        ),
+        "Lease": _struct(
+            {"model": _STRING, "state": {"type": "string", "enum": list(STATES)}},
+            {
+                "reason": _STRING,
+                "used": {"type": "integer"},
+                "budget": {"type": "integer"},
+                "soft_ms": {"type": "integer"},
+                "hard_ms": {"type": "integer"},
+                "request": _struct(
+                    {"id": _STRING, "state": _STRING}, {"reason": _STRING, "granted": {"type": "integer"}}
+                ),
+            },
         ),
         "Upload": _struct(
             {

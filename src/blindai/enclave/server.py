@@ -98,6 +98,7 @@ async def serve(
     server = EnclaveServer(settings, lambda: ready(address[0], address[1]))
     stop = stop or asyncio.Event()
     with stopped_by_signals(stop):
+        application.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:

@@ -8,7 +8,7 @@ STATES = ("waiting", "serving", "soft", "expired", "paused", "stopped", "quarant
 """The states of a lease, as the enclave knows them. Only while `serving` a query may run."""
 
 
-class LeaseRequest(msgspec.Struct, frozen=True):
+class LeaseRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """A request for more budget.
 
     Attributes:
@@ -24,7 +24,7 @@ class LeaseRequest(msgspec.Struct, frozen=True):
     granted: int = 0
 
 
-class ModelLease(msgspec.Struct, frozen=True):
+class ModelLease(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a lease stands for the consumer who asks.
 
     Attributes:

@@ -62,7 +62,7 @@ class ModelReady(msgspec.Struct, frozen=True):
     ready: bool
 
 
-class ModelMetadata(msgspec.Struct, frozen=True):
+class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answer of `GET /v2/models/{model}`.
 
     Attributes:
@@ -70,6 +70,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
         versions: those that may be asked for, decimal strings, oldest first.
         platform: the engine, `onnxruntime_onnx` for ONNX Runtime as in Triton.
         inputs, outputs: the tensors, in the model's order.
+        leased: the model is on loan from a custodian, who meters it and may stop it.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    leased: bool = False
 
 
 class ModelUploaded(msgspec.Struct, frozen=True):

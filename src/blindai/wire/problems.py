@@ -77,6 +77,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "lease.expired": Problem(403, LeaseExpired),
     "lease.budget_exhausted": Problem(402, BudgetExhausted),
     "lease.managed": Problem(409, InvalidInput),
+    "lease.none": Problem(404, InvalidInput),
     "authentication.token": Problem(401, AuthenticationError),
     # The state of the server.
     "busy": Problem(503, Unavailable),

@@ -90,7 +90,7 @@ class Keeper:
         places: queries that may wait for units at once.
 
     Attributes:
-        id: the name under which the model is served.
+        id, version: the name under which the model is served.
         gate: where its queries go.
         terms, meter: for those who want to look.
     """
@@ -108,6 +108,7 @@ class Keeper:
     ) -> None:
         custodian = Ed25519PublicKey.from_public_bytes(bytes.fromhex(custody.public_key))
         self.id: ModelId = custody.model
+        self.version = 1
         self.terms = Terms(custody.lease, keyset.digest, custodian)
         self.meter = Meter(self._ask)
         self.gate = Gate(
