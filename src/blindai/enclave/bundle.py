@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import io
 import tarfile
-from typing import Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from blindai.enclave.limits import MAX_PAX_HEADER_BYTES
 from blindai.errors import InvalidModel, QuotaExceeded
 from blindai.wire.bundle import MAX_BUNDLE_FILES, MODEL_FILE, is_plain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _EMPTY_BLOCK: Final = bytes(_BLOCK)
@@ -22,22 +25,32 @@ _EMPTY_BLOCK: Final = bytes(_BLOCK)
 _DECISIVE_PAX_KEYS: Final = (b"path", b"linkpath", b"size", b"GNU.sparse", b"hdrcharset")
 
 
-class Bundle:
-    """Takes the bytes of a tar stream and gives the files in it.
+_Content = TypeVar("_Content", bound="bytes | memoryview")
+_Content_co = TypeVar("_Content_co", bound="bytes | memoryview", covariant=True)
 
-    Feed it with `write` and end it with `files`. Every refusal is an InvalidModel with the code `model.bundle`.
-    """
 
-    def __init__(self) -> None:
-        self._files: dict[str, bytes] = {}
+class _Sink(Protocol[_Content_co]):
+    """Where the content of one member goes."""
+
+    def write(self, data: memoryview, /) -> object: ...
+
+    def getvalue(self) -> _Content_co: ...
+
+
+class _Members(Generic[_Content]):
+    """Takes a tar stream apart. Every refusal is an InvalidModel with the code `model.bundle`."""
+
+    def __init__(self, sink: Callable[[], _Sink[_Content]]) -> None:
+        self._files: dict[str, _Content] = {}
         self._header = bytearray()
         self._member: tarfile.TarInfo | None = None
-        self._content = io.BytesIO()
+        self._sink = sink
+        self._content = sink()
         self._left = 0
         self._padding = 0
         self._empty_blocks = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream.
 
         Raises:
@@ -60,7 +73,7 @@ class Bundle:
                     self._take_header(bytes(self._header))
                     self._header.clear()
 
-    def files(self) -> tuple[bytes, dict[str, bytes]]:
+    def files(self) -> tuple[_Content, dict[str, _Content]]:
         """The model file, and the other files by name.
 
         Raises:
@@ -100,7 +113,7 @@ class Bundle:
         else:
             self._check(member)
         self._member = member
-        self._content = io.BytesIO()
+        self._content = self._sink()
         self._left = member.size
         self._padding = -member.size % _BLOCK
         if not self._left:
@@ -119,13 +132,48 @@ class Bundle:
 
     def _end_member(self) -> None:
         member, content = self._member, self._content.getvalue()
-        self._member, self._content = None, io.BytesIO()
+        self._member, self._content = None, self._sink()
         if member is None:
             raise AssertionError("a member ended that never began")
         if member.type in {tarfile.XHDTYPE, tarfile.XGLTYPE}:
-            _check_pax(content)
+            _check_pax(bytes(content))
         else:
             self._files[member.name] = content
+
+
+class Bundle(_Members[bytes]):
+    """Takes the bytes of a tar stream as they arrive and gives the files in it.
+
+    Feed it with `write` and end it with `files`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO)
+
+
+class _View:
+    """The content of a member that comes in one piece, as the part of the stream that it is."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(b"")
+
+    def write(self, data: memoryview) -> None:
+        self._view = data
+
+    def getvalue(self) -> memoryview:
+        return self._view
+
+
+def split(body: memoryview) -> tuple[memoryview, dict[str, memoryview]]:
+    """The model file in a whole bundle, and the other files by name. They are views of `body`: nothing is copied.
+
+    Raises:
+        InvalidModel: `model.bundle`.
+        QuotaExceeded: `quota.model_size`, for more files than one bundle may have.
+    """
+    members = _Members(_View)
+    members.write(body)
+    return members.files()
 
 
 def _check_pax(content: bytes) -> None:

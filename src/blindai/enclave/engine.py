@@ -113,6 +113,9 @@ class Session(Protocol):
     def cancellation(self) -> Cancellation:
         """A new switch to stop one `run` with."""
 
+    def close(self) -> None:
+        """Free the model, whoever still refers to this session. No run may be in progress, and none can follow."""
+
 
 class Engine(Protocol):
     """Loads models.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blindai.enclave.limits import COPIES_WHILE_LOADED, Reservation
 from blindai.enclave.pace import Pace
+from blindai.enclave.sealed_model import close_wiped
 from blindai.errors import BlindAIError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Content(NamedTuple):
     """The files of one model as they were uploaded.
 
     Attributes:
-        model: the ONNX file.
+        model: the ONNX file; empty for a model that was lent, of which only its session is kept.
         external: files with external data, by their location relative to the model.
         sha256: digest in hex of the uploaded body: of the ONNX file, or of the bundle as it was sent.
         uploaded: bytes of the uploaded body.
@@ -116,10 +117,18 @@ class ModelVersion:
         deleted: nothing finds it any more and its files are gone.
         statistics: its counts, from the upload on.
         pace: how long its runs take.
+        leased: it was lent: its files are not kept, and it goes with `revoke` alone.
     """
 
     def __init__(
-        self, model_id: ModelId, version: int, content: Content, session: Session, memory: Reservation
+        self,
+        model_id: ModelId,
+        version: int,
+        content: Content,
+        session: Session,
+        memory: Reservation,
+        *,
+        leased: bool = False,
     ) -> None:
         self.id = model_id
         self.version = version
@@ -132,6 +141,7 @@ class ModelVersion:
         self.deleted = False
         self.statistics = Statistics()
         self.pace = Pace()
+        self.leased = leased
         self._memory = memory
         self._lock = asyncio.Lock()
         self._runs = 0
@@ -161,7 +171,7 @@ class ModelVersion:
         return ModelNotFound(
             f"version {self.version} of the model {self.id} is {self.state.lower()}{reason}",
             code="model.not_loaded",
-            hint=f"load it with POST /v2/repository/models/{self.id}/load",
+            hint="" if self.leased else f"load it with POST /v2/repository/models/{self.id}/load",
         )
 
     async def load(self, engine: Engine, executor: ThreadPoolExecutor) -> None:
@@ -209,8 +219,29 @@ class ModelVersion:
             self.content = Content(b"", {}, self.content.sha256, self.content.uploaded)
             self._memory.release()
 
-    async def _drain(self) -> None:
-        self.state, self.reason = State.UNLOADING, ""
+    def bar(self, reason: str) -> None:
+        """Let no run begin from now on, because of `reason`."""
+        if self.session is not None:
+            self.state, self.reason = State.UNLOADING, reason
+
+    async def revoke(self, executor: ThreadPoolExecutor, reason: str) -> None:
+        """As `unload`, but for good, and what the session frees is overwritten.
+
+        Args:
+            executor: where it is freed.
+            reason: why, as a code.
+        """
+        async with self._lock:
+            if self.session is None:
+                return
+            session = self.session
+            await self._drain(reason)
+            await asyncio.get_running_loop().run_in_executor(executor, close_wiped, session)
+            self._memory.release()
+            self.state = State.UNAVAILABLE
+
+    async def _drain(self, reason: str = "") -> None:
+        self.state, self.reason = State.UNLOADING, reason
         while self._runs:
             self._idle.clear()
             await self._idle.wait()

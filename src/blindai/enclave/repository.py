@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Self
 
 from blindai.enclave.limits import COPIES_WHILE_LOADED, Budget, Reservation
 from blindai.enclave.model_id import MAX_VERSION
-from blindai.enclave.model_version import ModelVersion, State, not_found
-from blindai.errors import InvalidModel, QuotaExceeded
+from blindai.enclave.model_version import Content, ModelVersion, State, not_found
+from blindai.enclave.sealed_model import load_sealed, read_sealed_head
+from blindai.errors import InvalidInput, InvalidModel, QuotaExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Future
 
+    from blindai.crypto.stream import Buffer
     from blindai.enclave.config import Limits
     from blindai.enclave.engine import Engine, Session
     from blindai.enclave.model_id import ModelId
-    from blindai.enclave.model_version import Content
+    from blindai.enclave.sealed_model import SealedSource
 
 # Loads run beside inference; more of them at once would only slow each other and the inference down.
 LOADER_THREADS = 2
@@ -143,6 +146,63 @@ class Repository:
         await self._complete(load())
         return version[0]
 
+    async def install_leased(
+        self, model_id: ModelId, source: SealedSource, data_key: Buffer, *, model_digest: str, version: int = 1
+    ) -> ModelVersion:
+        """Open a sealed model, load it and make it visible. Of its plaintext only the session is kept.
+
+        A version that was revoked is replaced. Where this fails nothing of the model is in memory, and no version.
+
+        Args:
+            model_id: the name that it is served under.
+            source: the file.
+            data_key: its key, which whoever calls wipes when this has ended.
+            model_digest: by the grant: what the file must hold.
+            version: the version's number.
+
+        Raises:
+            InvalidModel: `model.sealed_*`, `model.version_exists`, or the engine's refusal; what `source` raises.
+            QuotaExceeded: `quota.model_size`, `quota.models`, `quota.memory`.
+        """
+        head = await read_sealed_head(source, model_digest)
+        size = head.header.size
+        self._forget_revoked(model_id, version)
+        loop = asyncio.get_running_loop()
+        installed: list[ModelVersion] = []
+
+        def read(offset: int, length: int) -> Future[bytes]:
+            return asyncio.run_coroutine_threadsafe(source.read(offset, length), loop)
+
+        with self.admit(model_id, version=version, size=size) as admission:
+            admitted = admission.take_over()
+
+        async def load() -> None:
+            with admitted:
+                session = await loop.run_in_executor(self._executor, load_sealed, self._engine, head, data_key, read)
+                # The other half was for the plaintext.
+                admitted.memory.shrink_to(size * (COPIES_WHILE_LOADED - 1))
+                content = Content(b"", {}, head.header.model_digest, size)
+                installed.append(self._add(admitted, content, session, leased=True))
+
+        await self._complete(load())
+        return installed[0]
+
+    async def revoke(self, leased: ModelVersion, *, reason: str, cancel: Callable[[], None] = lambda: None) -> None:
+        """Take a model that was lent out of memory: no run begins from now on, and the last one is not waited for long.
+
+        Its name stays, unavailable for `reason`, until it is installed again. Harmless when repeated. The threads that
+        ran it still have their stacks: see `residue.wipe_threads`.
+
+        Args:
+            leased: what `install_leased` returned.
+            reason: why, as a code.
+            cancel: cancels the runs in progress, each of which ends before its next operator; called when no other can
+                begin any more.
+        """
+        leased.bar(reason)
+        cancel()
+        await self._complete(leased.revoke(self._executor, reason))
+
     def resolve(self, model_id: ModelId, version: int | None = None) -> ModelVersion:
         """Find a version: the one named, else the highest that is ready, else the highest.
 
@@ -182,7 +242,7 @@ class Repository:
             QuotaExceeded: `quota.memory`.
             InvalidModel: from the engine.
         """
-        for found in self.versions(model_id, version):
+        for found in self._unleased(model_id, version):
             await self._complete(found.load(self._engine, self._executor))
 
     async def unload(self, model_id: ModelId, version: int | None = None) -> None:
@@ -191,7 +251,7 @@ class Repository:
         Raises:
             ModelNotFound: `model.not_found`.
         """
-        for found in self.versions(model_id, version):
+        for found in self._unleased(model_id, version):
             await self._complete(found.unload())
 
     async def delete(self, model_id: ModelId, version: int | None = None) -> None:
@@ -200,7 +260,7 @@ class Repository:
         Raises:
             ModelNotFound: `model.not_found`.
         """
-        doomed = self.versions(model_id, version)
+        doomed = self._unleased(model_id, version)
         for found in doomed:
             del self._models[model_id][found.version]
         if not self._models[model_id]:
@@ -213,19 +273,48 @@ class Repository:
         """Let loads in progress end, then free everything."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for leased in [found for found in self if found.leased]:
+            await self.revoke(leased, reason="closing")
+            self._forget_revoked(leased.id, leased.version)
         for model_id in list(self._models):
             await self.delete(model_id)
         self._executor.shutdown()
 
     def _install(self, admission: Admission, content: Content, session: Session) -> ModelVersion:
-        memory = admission.memory
         # The upload made room for the body; a bundle holds a little less than that.
-        memory.shrink_to(content.size * COPIES_WHILE_LOADED)
-        admission.memory = Reservation(self.memory)
-        version = ModelVersion(admission.id, admission.version, content, session, memory)
+        admission.memory.shrink_to(content.size * COPIES_WHILE_LOADED)
+        return self._add(admission, content, session)
+
+    def _add(self, admission: Admission, content: Content, session: Session, *, leased: bool = False) -> ModelVersion:
+        memory, admission.memory = admission.memory, Reservation(self.memory)
+        version = ModelVersion(admission.id, admission.version, content, session, memory, leased=leased)
         self._models.setdefault(admission.id, {})[admission.version] = version
         self.generation += 1
         return version
+
+    def _unleased(self, model_id: ModelId, version: int | None) -> list[ModelVersion]:
+        """As `versions`, for what the owner of the enclave may change: not a model that was lent.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+            InvalidInput: `lease.managed`.
+        """
+        found = self.versions(model_id, version)
+        if any(one.leased for one in found):
+            raise InvalidInput(
+                f"the model {model_id} was lent, and only its custodian's lease loads and unloads it",
+                code="lease.managed",
+            )
+        return found
+
+    def _forget_revoked(self, model_id: ModelId, version: int) -> None:
+        """Make the name of a revoked version free."""
+        found = self._models.get(model_id, {}).get(version)
+        if found is not None and found.leased and found.session is None and found.state is State.UNAVAILABLE:
+            del self._models[model_id][version]
+            if not self._models[model_id]:
+                del self._models[model_id]
+            self.generation += 1
 
     async def _complete(self, change: Coroutine[None, None, None]) -> None:
         """Carry a change through even if the caller, whose client may have gone, is cancelled."""

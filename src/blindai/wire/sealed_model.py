@@ -40,6 +40,9 @@ MAX_CHUNK_BYTES: Final = MAX_ARTEFACT_BYTES // 2
 MAX_BODY_BYTES: Final = 512 << 30
 """More than any model of today, and below the largest offset that `ArtefactRange` can ask for."""
 
+MIN_BODY_BYTES: Final = 2
+"""No model is as short; the enclave's buffers cannot be shorter."""
+
 MAX_HEADER_BYTES: Final = 512
 """All three lines. The longest header has about 400 bytes."""
 
@@ -59,7 +62,7 @@ class SealedHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     content_type: Literal["application/onnx", "application/x-tar"]
     model_digest: Hex32
     salt: Hex32
-    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BODY_BYTES)]
+    size: Annotated[int, msgspec.Meta(ge=MIN_BODY_BYTES, le=MAX_BODY_BYTES)]
 
     @property
     def encoded(self) -> bytes:

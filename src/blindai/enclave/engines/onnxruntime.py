@@ -133,6 +133,8 @@ class OnnxRuntimeEngine:
             if _NO_MEMORY.search(str(error)):
                 raise _no_memory("load the model") from None
             raise InvalidModel(f"ONNX Runtime refuses the model: {_clean(error)}", code="model.invalid") from None
+        # Kept for the case that other execution providers are asked for later. It would hold a model's bytes for good.
+        session._model_bytes = None  # noqa: SLF001 - its class has no other way
         try:
             return OnnxRuntimeSession(session, file, len(model) + sum(len(data) for data in files.values()))
         except UnicodeDecodeError:
@@ -188,6 +190,9 @@ class OnnxRuntimeSession:
 
     def cancellation(self) -> OnnxRuntimeCancellation:
         return OnnxRuntimeCancellation()
+
+    def close(self) -> None:
+        self._session = None
 
     def run(
         self,
