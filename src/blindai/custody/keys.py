@@ -133,10 +133,7 @@ class CustodianKeys:
 
     @classmethod
     def _unlocked(cls, row: sa.Row[tuple[str, str, bytes]], unlock: Unlock) -> Self:
-        try:
-            lock = msgspec.json.decode(row.lock, type=Lock)
-        except msgspec.DecodeError as error:
-            raise _damaged() from error
+        lock = _lock(row)
         key = unlock.key(lock)
         nonce, sealed = row.sealed[:_NONCE_BYTES], row.sealed[_NONCE_BYTES:]
         try:
@@ -147,6 +144,16 @@ class CustodianKeys:
                 hint="use the one that was given when this database was first used",
             ) from error
         return cls(secret[:KEY_BYTES], secret[KEY_BYTES:])
+
+
+def stored_lock(database: Database) -> Lock | None:
+    """How the keys in `database` are locked; None where there are none yet.
+
+    Raises:
+        ConfigurationError: `custodian.keys`, the row is damaged.
+    """
+    row = _stored(database)
+    return None if row is None else _lock(row)
 
 
 def _stored(database: Database) -> sa.Row[tuple[str, str, bytes]] | None:
@@ -160,9 +167,13 @@ def _associated(lock: Lock, public_key: str) -> bytes:
     return tagged(KEYS_DOMAIN, {"lock": msgspec.to_builtins(lock), "public_key": public_key})
 
 
-def _damaged() -> ConfigurationError:
-    return ConfigurationError(
-        "the row that holds the custodian's keys is damaged",
-        code="custodian.keys",
-        hint="restore the database from a backup",
-    )
+def _lock(row: sa.Row[tuple[str, str, bytes]]) -> Lock:
+    try:
+        lock: Lock = msgspec.json.decode(row.lock, type=Lock)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            "the row that holds the custodian's keys is damaged",
+            code="custodian.keys",
+            hint="restore the database from a backup",
+        ) from error
+    return lock

@@ -1,0 +1,112 @@
+"""A custodian as it lies on a disk: a folder, a database, and the ledger that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from platformdirs import user_data_dir
+
+from blindai.custody import migrations, secret_file
+from blindai.custody.keys import CustodianKeys, stored_lock
+from blindai.custody.ledger import Ledger
+from blindai.custody.operators import Operators
+from blindai.errors import ConfigurationError
+from blindai.web.database import Database
+
+if TYPE_CHECKING:
+    from blindai.custody.unlocking import Lock, Unlock
+
+DATABASE_FILE: Final = "custodian.sqlite3"
+KEY_FILE: Final = "unlock.key"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a custodian is.
+
+    Attributes:
+        data: the folder of its files.
+        database: a path, or postgresql://...
+    """
+
+    data: Path
+    database: str
+
+    @classmethod
+    def at(cls, data: Path | None = None, database: str | None = None) -> Self:
+        """The place in `data`, by default in the user's data folder; its database is a file there unless one is named.
+
+        Raises:
+            ConfigurationError: `configuration.data`, the folder cannot be made.
+        """
+        folder = (data or Path(user_data_dir("blindai", appauthor=False)) / "custodian").absolute()
+        try:
+            folder.mkdir(mode=secret_file.PRIVATE_FOLDER, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the folder {folder} cannot be made: {error.strerror or error}", code="configuration.data"
+            ) from error
+        return cls(folder, database or str(folder / DATABASE_FILE))
+
+    @property
+    def key_file(self) -> Path:
+        """What opens the custodian's keys, unless another file or a passphrase does."""
+        return self.data / KEY_FILE
+
+    @property
+    def artefacts(self) -> Path:
+        """The folder of sealed models."""
+        return self.data / "artefacts"
+
+    @property
+    def tls(self) -> Path:
+        """The folder of the operators' port's own certificate."""
+        return self.data / "tls"
+
+
+class Custodian:
+    """A custodian whose keys are open. Closed at the end of a `with` block.
+
+    Attributes:
+        place: where it is.
+        database, keys, ledger, operators: its parts.
+    """
+
+    def __init__(self, place: Place, database: Database, keys: CustodianKeys) -> None:
+        self.place = place
+        self.database = database
+        self.keys = keys
+        self.ledger = Ledger(database, keys)
+        self.operators = Operators(database)
+
+    @classmethod
+    def open(cls, place: Place, unlock: Callable[[Lock | None], Unlock]) -> Self:
+        """Open the custodian at `place`; make it, where there is none.
+
+        Args:
+            unlock: gives what opens the keys, told how they are locked; None where none were made yet.
+
+        Raises:
+            ConfigurationError: as `Database.open`, `migrations.upgrade` and `CustodianKeys.open`.
+            Unavailable: `unavailable.*`, the database does not answer.
+        """
+        database = Database.open(place.database)
+        try:
+            migrations.upgrade(database)
+            keys = CustodianKeys.open(database, unlock(stored_lock(database)))
+        except BaseException:
+            database.dispose()
+            raise
+        return cls(place, database, keys)
+
+    def close(self) -> None:
+        self.database.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
