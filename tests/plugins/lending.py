@@ -156,24 +156,20 @@ class Instance:
 
     def record(self, counts: Mapping[str, Usage], **changes: Any) -> SignedRecord:
         """The next record; `changes` are of `Record`."""
-        record = Record(
-            **(
-                {
-                    "lease": self.lease,
-                    "instance": self.id,
-                    "seq": self._record_seq + 1,
-                    "prev": self._record_head,
-                    "grant": self._grant_seq,
-                    "opened_ms": self._record_seq * 1000,
-                    "closed_ms": (self._record_seq + 1) * 1000,
-                    "counts": dict(counts),
-                    "model_digest": MODEL_DIGEST if self._grant_seq else FIRST,
-                    "policy_digest": self._policy_digest,
-                    "stop_epoch": 0,
-                }
-                | changes
-            )
-        )
+        fields: dict[str, Any] = {
+            "lease": self.lease,
+            "instance": self.id,
+            "seq": self._record_seq + 1,
+            "prev": self._record_head,
+            "grant": self._grant_seq,
+            "opened_ms": self._record_seq * 1000,
+            "closed_ms": (self._record_seq + 1) * 1000,
+            "counts": dict(counts),
+            "model_digest": MODEL_DIGEST if self._grant_seq else FIRST,
+            "policy_digest": self._policy_digest,
+            "stop_epoch": 0,
+        }
+        record = Record(**(fields | changes))
         signed = self.signed(record)
         self._record_seq, self._record_head = record.seq, record.digest
         self.pending.append(signed)

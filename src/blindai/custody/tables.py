@@ -122,6 +122,7 @@ instances: Final = sa.Table(
     sa.Column("grant_head", _HEX32, nullable=False),
     sa.Column("record_seq", sa.BigInteger, nullable=False),
     sa.Column("record_head", _HEX32, nullable=False),
+    sa.Column("record_closed_ms", sa.BigInteger, nullable=False),
     # Whether its latest grant is not known to have run out: few are, of all that ever were.
     sa.Column("running", sa.Boolean, nullable=False),
     # `custody.clock.Deadline` of the latest grant, and when that was, for people.

@@ -62,6 +62,7 @@ class InstanceRow(TableRow):
     grant_head: str
     record_seq: int
     record_head: str
+    record_closed_ms: int
     running: bool
     granted_at: str | None
     deadline_boot: str | None
@@ -170,6 +171,7 @@ def admit(change: Change, transcript: Transcript, result: AttestationResult) -> 
             grant_head=FIRST,
             record_seq=0,
             record_head=FIRST,
+            record_closed_ms=0,
             running=False,
             acknowledged_version=0,
         )
@@ -209,7 +211,7 @@ def acknowledge(change: Change, instance: str, version: int) -> None:
         return
     update(change, instance, acknowledged_version=version, acknowledged_at=change.at, last_seen=change.at)
     if before < lease.changed_version <= version and lease.state != LeaseState.ACTIVE:
-        change.note(Kind.STOP_ACKNOWLEDGED, {"instance": instance, "version": version, "state": lease.state})
+        change.note(Kind.STOP_ACKNOWLEDGED, {"instance": instance, "version": version})
 
 
 def holders(change: Change, deadlines: Deadlines) -> list[InstanceRow]:

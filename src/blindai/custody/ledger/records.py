@@ -17,7 +17,7 @@ from blindai.custody.ledger.instances import Fault, InstanceRow
 from blindai.custody.ledger.leases import Change
 from blindai.custody.log import Kind
 from blindai.errors import InvalidInput
-from blindai.wire.custody import FIRST, SignedRecord
+from blindai.wire.custody import FIRST, Record, SignedRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,9 @@ class Chain:
         lease, instance: whose records these must be.
         receipt_key: signs them; Ed25519 in hex.
         seq, head: of the last record that was taken.
+        closed_ms: the end of its window.
         grant_seq: of the latest grant that was given.
+        stop_epoch: of the lease.
         known: digests of records that were taken, by number; those at least whose numbers come again.
         outstanding: units that the instance holds, by consumer, for every consumer of the lease.
         model_digest, policy_digest: of the lease.
@@ -39,7 +41,9 @@ class Chain:
     receipt_key: str
     seq: int
     head: str
+    closed_ms: int
     grant_seq: int
+    stop_epoch: int
     known: Mapping[int, str]
     outstanding: Mapping[str, int]
     model_digest: str
@@ -72,7 +76,7 @@ def examine(records: Sequence[SignedRecord], chain: Chain, *, closing: bool) -> 
         if signed.record.final != (closing and position == len(records) - 1):
             raise _refused("the final record is the last of a closing, and stands nowhere else")
     left = dict(chain.outstanding)
-    seq, head = chain.seq, chain.head
+    seq, head, closed_ms = chain.seq, chain.head, chain.closed_ms
     taken: list[SignedRecord] = []
     for signed in records:
         record, digest = signed.record, signed.record.digest
@@ -84,21 +88,37 @@ def examine(records: Sequence[SignedRecord], chain: Chain, *, closing: bool) -> 
             raise InvalidInput(
                 f"record {record.seq} came after record {seq}: those between are missing", code="lease.record_gap"
             )
-        if record.prev != head:
-            return Intake(
-                tuple(taken), _forked(f"record {record.seq} does not follow the one that was taken before it")
-            )
-        if record.grant > chain.grant_seq:
-            words = f"record {record.seq} names grant {record.grant}; the latest in this ledger is {chain.grant_seq}"
-            return Intake(tuple(taken), _forked(f"{words}: the ledger has lost what it had promised"))
+        fault = _fault(record, chain, head) or _overspent(record, left)
+        if fault is not None:
+            return Intake(tuple(taken), fault)
+        if not closed_ms <= record.opened_ms <= record.closed_ms:
+            raise _refused("its window overlaps with the one before")
         for consumer, count in record.counts.items():
-            if count.units > left[consumer]:
-                words = f"record {record.seq} counts {count.units} units where {left[consumer]} were held"
-                return Intake(tuple(taken), Fault("lease.overspent", words))
             left[consumer] -= count.units
-        seq, head = record.seq, digest
+        seq, head, closed_ms = record.seq, digest, record.closed_ms
         taken.append(signed)
     return Intake(tuple(taken))
+
+
+def _fault(record: Record, chain: Chain, head: str) -> Fault | None:
+    """What shows that the chain of records, or this ledger, has two ends."""
+    if record.prev != head:
+        return _forked(f"record {record.seq} does not follow the one that was taken before it")
+    if record.grant > chain.grant_seq:
+        words = f"record {record.seq} names grant {record.grant}; the latest in this ledger is {chain.grant_seq}"
+        return _forked(f"{words}: the ledger has lost what it had promised")
+    if record.stop_epoch > chain.stop_epoch:
+        words = f"record {record.seq} names stop {record.stop_epoch}; the latest in this ledger is {chain.stop_epoch}"
+        return _forked(f"{words}: the ledger has lost what was decided")
+    return None
+
+
+def _overspent(record: Record, left: Mapping[str, int]) -> Fault | None:
+    for consumer, count in sorted(record.counts.items()):
+        if count.units > left[consumer]:
+            words = f"record {record.seq} counts {count.units} units where {left[consumer]} were held"
+            return Fault("lease.overspent", words)
+    return None
 
 
 def receive(
@@ -121,7 +141,9 @@ def receive(
         receipt_key=instance.keys.receipt_key,
         seq=instance.record_seq,
         head=instance.record_head,
+        closed_ms=instance.record_closed_ms,
         grant_seq=instance.grant_seq,
+        stop_epoch=lease.stop_epoch,
         known=_known(connection, instance, sent),
         outstanding={
             consumer: held.get(consumer, Holding()).outstanding for consumer in accounts.read(connection, lease.id)
@@ -159,7 +181,14 @@ def _take(change: Change, instance: str, signed: SignedRecord) -> None:
     change.connection.execute(
         sa.insert(tables.records).values(lease=record.lease, instance=instance, seq=record.seq, digest=digest)
     )
-    instances.update(change, instance, record_seq=record.seq, record_head=digest, last_seen=change.at)
+    instances.update(
+        change,
+        instance,
+        record_seq=record.seq,
+        record_head=digest,
+        record_closed_ms=record.closed_ms,
+        last_seen=change.at,
+    )
     spent = {consumer: count.units for consumer, count in record.counts.items() if count.units}
     if spent:
         accounts.spend(change, instance, spent)
@@ -184,14 +213,15 @@ def _require_own(signed: SignedRecord, chain: Chain) -> None:
     except InvalidSignature as error:
         raise _refused("it is not signed by this instance") from error
     # Before its first grant an instance does not know what it serves.
-    expected = {chain.model_digest, FIRST} if record.grant == 0 else {chain.model_digest}
-    if record.model_digest not in expected:
+    blank = record.grant == 0
+    if record.model_digest != (FIRST if blank else chain.model_digest):
         raise _refused("it is about another model")
-    expected = {chain.policy_digest, FIRST} if record.grant == 0 else {chain.policy_digest}
-    if record.policy_digest not in expected:
+    if record.policy_digest != (FIRST if blank else chain.policy_digest):
         raise _refused("it names another policy")
     if strangers := record.counts.keys() - chain.outstanding.keys():
         raise _refused(f"it counts for {min(strangers)!r}, who is not on the lease")
+    if any(count.failed > count.queries for count in record.counts.values()):
+        raise _refused("it counts more failures than queries")
 
 
 def _refused(why: str) -> InvalidInput:

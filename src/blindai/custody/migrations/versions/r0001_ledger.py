@@ -95,6 +95,7 @@ def upgrade() -> None:
         sa.Column("grant_head", sa.String(length=64), nullable=False),
         sa.Column("record_seq", sa.BigInteger(), nullable=False),
         sa.Column("record_head", sa.String(length=64), nullable=False),
+        sa.Column("record_closed_ms", sa.BigInteger(), nullable=False),
         sa.Column("running", sa.Boolean(), nullable=False),
         sa.Column("granted_at", sa.String(length=27), nullable=True),
         sa.Column("deadline_boot", sa.Text(), nullable=True),
