@@ -209,15 +209,20 @@ class Operators:
         with self._database.write() as connection:
             self._sessions.end(connection, session_id)
 
-    def signed_in(self, session_id: str) -> Operator | None:
-        """Whose session this is, if it is one that has not ended."""
+    def signed_in(self, session_id: str, *, noted: bool = True) -> Operator | None:
+        """Whose session this is, if it is one that has not ended.
+
+        Args:
+            noted: this is a use of the session, which keeps it from ending.
+        """
         with self._database.read() as connection:
             session = self._sessions.find(connection, session_id)
             row = None if session is None else self._row(connection, session.account)
-            stale = session is not None and self._sessions.is_stale(connection, session)
+            stale = noted and session is not None and self._sessions.is_stale(connection, session)
         if session is None or row is None or row.disabled:
             return None
         if stale:
+            # Between reading and this, it may have ended: then there is no row to write.
             with self._database.write() as connection:
                 self._sessions.touch(connection, session)
         return _operator(row)

@@ -1,0 +1,3 @@
+from blindai.custody.dashboard.application import application
+
+__all__ = ["application"]

@@ -1,0 +1,169 @@
+"""One request of an operator: who it is, what they sent, and the answers that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse, Response
+
+from blindai.custody.operators import Operator, Operators
+from blindai.errors import BlindAIError, InvalidInput
+from blindai.web import csrf
+from blindai.web.pages import Pages
+from blindai.web.throttle import Throttled
+from blindai.wire.problems import status_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from blindai.custody.dashboard.changes import Changes
+    from blindai.custody.ledger import Ledger
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The longest form holds a reason and a password.
+MAX_FORM_BYTES: Final = 16 << 10
+MAX_FORM_FIELDS: Final = 16
+
+HOME: Final = "/leases"
+
+# What is not there, of what a page can be asked for.
+_NOT_FOUND: Final = frozenset(
+    {"lease.unknown", "lease.request", "lease.proposal", "operator.unknown", "http.not_found"}
+)
+_NOT_NOW: Final = frozenset({"lease.request_state", "lease.proposal_state", "lease.state", "operator.exists"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What the pages work with.
+
+    Attributes:
+        public_key: the custodian's, in hex.
+        now: the wall clock, in UTC.
+        wake: called after every change of a lease, so that enclaves hear of it at once.
+    """
+
+    ledger: Ledger
+    operators: Operators
+    pages: Pages
+    changes: Changes
+    public_key: str
+    now: Callable[[], datetime]
+    wake: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """A request whose origin, session, token and role were checked.
+
+    Attributes:
+        operator: None on the pages that need no sign-in.
+        cookie: the session's id, or the visitor's value on the sign-in page; what form tokens belong to.
+        form: the fields that were sent, the last of each name.
+    """
+
+    desk: Desk
+    request: Request
+    operator: Operator | None
+    cookie: str
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The operator's name, as the ledger writes it down."""
+        if self.operator is None:
+            raise AssertionError("unreachable: this page needs a sign-in")
+        return self.operator.name
+
+    def part(self, name: str) -> str:
+        """A part of the address."""
+        return str(self.request.path_params[name])
+
+    async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what reads the database, in a thread."""
+        return await run_in_threadpool(call, *args, **kwargs)
+
+    async def change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what changes a lease, in a thread, and wake those who wait for changes."""
+        try:
+            return await run_in_threadpool(call, *args, **kwargs)
+        finally:
+            self.desk.wake()
+
+    def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        """A page, with what all pages show."""
+        return self.desk.pages.page(
+            template,
+            status=status,
+            operator=self.operator,
+            csrf=csrf.token(self.cookie),
+            now=self.desk.now(),
+            public_key=self.desk.public_key,
+            **values,
+        )
+
+
+def see(address: str) -> Response:
+    """Send the browser to another page of ours, by GET."""
+    return RedirectResponse(address, status_code=303)
+
+
+def status_of_refusal(error: BlindAIError) -> int:
+    """The HTTP status of a page that says `error`."""
+    if error.code in _NOT_FOUND:
+        return 404
+    if error.code in _NOT_NOW:
+        return 409
+    return status_of(error)
+
+
+def headers_of_refusal(error: BlindAIError) -> dict[str, str]:
+    """The headers of that page."""
+    return {"retry-after": str(error.retry_after)} if isinstance(error, Throttled) else {}
+
+
+def safe_next(address: str) -> str:
+    """`address` if it is a page of ours, else the first page: a link to the sign-in page must not lead elsewhere."""
+    parts = urlsplit(address)
+    ours = (
+        address.startswith("/")
+        and not address.startswith("//")
+        and not (parts.scheme or parts.netloc)
+        # Browsers read "\" as "/", and leave out tabs and line ends.
+        and "\\" not in address
+        and address.isascii()
+        and address.isprintable()
+    )
+    return address if ours else HOME
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form; the last one of each name.
+
+    Raises:
+        InvalidInput: `input.form`.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise InvalidInput(f"a form has at most {MAX_FORM_BYTES} bytes", code="input.form")
+    try:
+        return dict(
+            parse_qsl(
+                body.decode("ascii"),
+                keep_blank_values=True,
+                max_num_fields=MAX_FORM_FIELDS,
+                encoding="utf-8",
+                errors="strict",
+            )
+        )
+    except ValueError as error:
+        raise InvalidInput("this is no form of ours", code="input.form") from error
