@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from blindai.enclave.model_version import Times
 from blindai.enclave.reply import Reply
+from blindai.enclave.residue import wipe_threads
 from blindai.enclave.watchdog import Watchdog
 from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
 from blindai.wire import v2
@@ -113,6 +114,7 @@ class Inference:
         self._patience = config.timeouts.run_ms / 1000
         self._watchdog = Watchdog()
         self._handed_over = 0
+        self._closed = False
         self._metrics: Metrics | None = None
 
     def count_in(self, metrics: Metrics) -> None:
@@ -169,8 +171,14 @@ class Inference:
                 if charge is not None:
                     charge.settle(failed=failed)
 
+    async def wipe_threads(self) -> None:
+        """Overwrite what ended runs have left on the threads that made them, when they have ended what they do."""
+        if not self._closed:
+            await wipe_threads(self._executor, self._workers)
+
     def close(self) -> None:
         """Drop what is queued and wait for what runs."""
+        self._closed = True
         self._executor.shutdown(cancel_futures=True)
         self._watchdog.close()
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from blindai.channel.calling import call
 from blindai.enclave.lease.keeper import Keeper
-from blindai.enclave.lease.model import SealedModel
+from blindai.enclave.lease.model import LoanedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,5 +44,5 @@ def borrow(
     """
     custodian = Ed25519PublicKey.from_public_bytes(bytes.fromhex(custody.public_key))
     connect = partial(call, end, custody.host, custody.port, custodian=custodian, audience=custody.lease)
-    model = SealedModel(custody, repository, connect, sealed_model)
+    model = LoanedModel(custody, repository, inference, connect=connect, path=sealed_model)
     return Keeper(custody, end.keyset, connect, model, inference, refused=refused, places=limits.max_queued_runs)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from blindai.enclave.inference import Inference
     from blindai.enclave.lease.line import Connection
     from blindai.enclave.lease.meter import Account
+    from blindai.enclave.lease.model import LoanedModel
     from blindai.enclave.lease.state import Phase
     from blindai.enclave.model_id import ModelId
-    from blindai.enclave.model_version import ModelVersion
 
 # A renewal is one transaction of the custodian's database.
 _ANSWER_SECONDS: Final = 10.0
@@ -55,26 +55,20 @@ _FILE_SECONDS: Final = 2.0
 # The clock is looked at this often, whatever timers say: they stand still while the machine sleeps.
 _TICK_SECONDS: Final = 1.0
 
+# After a renewal that brought none of the units it asked for, the next one for units waits so long.
+_PAUSE_NS: Final = 100 * NS_PER_MS
+
 # A sealed model that could not be opened is tried again: the file may be replaced, or the line mended.
 _LOAD_AGAIN_NS: Final = 10 * NS_PER_SECOND
 
 # Two tries to hand in the last record. A custodian who answers neither is not there.
 _CLOSING_TRIES: Final = 2
 
-# What a renewal is refused with when the lease, and not the line or the custodian, is the cause.
-_BARRED: Final = frozenset({"lease.paused", "lease.stopped", "lease.quarantined"})
+# What a renewal is refused with when the lease, and not the line or the custodian, is the cause; for good, or not.
+_QUARANTINED: Final = frozenset({"lease.quarantined", "lease.forked", "lease.overspent"})
+_BARRED: Final = frozenset({"lease.paused", "lease.stopped"}) | _QUARANTINED
 
 _log = structlog.get_logger("blindai.enclave")
-
-
-class LoanedModel(Protocol):
-    """The sealed model: see `model.SealedModel`."""
-
-    async def load(self, data_key: bytes, model_digest: str) -> ModelVersion:
-        """Open it into memory; `data_key` is wiped, whatever becomes of it."""
-
-    async def wipe(self) -> None:
-        """Leave nothing of it in memory. Harmless when there is nothing."""
 
 
 class Keeper:
@@ -84,7 +78,7 @@ class Keeper:
         custody: the custodian, the lease and the model's name.
         keyset: of the end that attests the calls to the custodian; it is the instance.
         connect: makes such a call.
-        model: the sealed model.
+        model: the model on loan.
         inference: runs models.
         refused: told of every query that is refused here.
         places: queries that may wait for units at once.
@@ -129,6 +123,7 @@ class Keeper:
         self._asked = True  # units or time
         self._unreported = False  # counts of a lease that was stopped
         self._renewing = False
+        self._pause_ns = 0
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
         self._filing: dict[str, asyncio.Task[None]] = {}
@@ -250,7 +245,8 @@ class Keeper:
             if self.terms.barred:
                 left = 0 if self._unreported else NS_PER_SECOND
             else:
-                left = 0 if self._asked else min(self.terms.renew_ns(), self._key_due_ns()) - elapsed_ns()
+                due_ns = self._pause_ns if self._asked else min(self.terms.renew_ns(), self._key_due_ns())
+                left = due_ns - elapsed_ns()
             if left <= 0:
                 return
             self._wake.clear()
@@ -279,6 +275,8 @@ class Keeper:
         finally:
             self._renewing = False
         self.meter.credit(renewal.wanted, answer.grant.quantities, answer.standings, settled=settled)
+        if renewal.wanted and not answer.grant.quantities:
+            self._pause_ns = elapsed_ns() + _PAUSE_NS
         self._asked = self._asked or self.meter.unanswered
         if renewal.key and not terms.loaded and self._loading is None:
             self._begin_loading(answer)
@@ -313,6 +311,8 @@ class Keeper:
                     wire.WATCHES, self._watch(_WATCH_MS), wire.LeaseStatus, seconds=_WATCH_SECONDS
                 )
             except BlindAIError as error:
+                if error.code == "lease.version":
+                    self._applied = 0  # the ledger was restored, and does not know what was acknowledged
                 await self._trouble(error)
                 await asyncio.sleep(backoff.next())
                 continue
@@ -334,6 +334,7 @@ class Keeper:
         news = self.terms.hear(status)
         if news:
             self._unreported = self.terms.barred
+            self._pause_ns = 0
             self._ask()
         await self._apply()
         self._applied = status.version
@@ -370,16 +371,13 @@ class Keeper:
             _log.info("lease", state=phase.value, reason=self.terms.reason)
 
     async def _wipe(self, why: str) -> None:
-        loading = self._loading
-        if loading is not None:
-            loading.cancel()
-            await asyncio.wait({loading})
+        self._model.abort()
         async with self._changing:
             if self.gate.until_ns:
                 return  # a grant came first
             self.gate.version = None
             self.terms.loaded = False
-            await self._model.wipe()
+            await self._model.wipe(self.gate.shut, why)
             _log.info("model_wiped", why=why)
 
     # Loading.
@@ -412,7 +410,7 @@ class Keeper:
 
             self._load_ns = 0
             if terms.wipe(elapsed_ns()):
-                await self._model.wipe()
+                await self._model.wipe(self.gate.shut, terms.phase(elapsed_ns()))
                 return
             self.gate.version = version
             terms.loaded = True
@@ -446,7 +444,7 @@ class Keeper:
 
     async def _trouble(self, error: BlindAIError) -> None:
         """The custodian refuses or cannot be reached: remember why, and say it once."""
-        if error.code == "lease.quarantined":
+        if error.code in _QUARANTINED:
             self.terms.quarantined = True
             await self._apply()
         self.terms.waits_for = error.message

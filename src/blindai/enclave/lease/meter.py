@@ -47,7 +47,8 @@ class Account:
     Attributes:
         credit: granted, and neither spent nor reserved.
         low: more is asked for when credit has come down to it; `_ASKED` once that is done.
-        dry: the custodian gave less than was asked for: it has no more.
+        reserved: units of queries that have not come to their end.
+        dry: the custodian has no more.
         waiting: queries that wait for units.
         units, queries, failed: of the window that is open.
         total: units spent since the instance began.
@@ -60,6 +61,7 @@ class Account:
     consumer: str
     credit: int = 0
     low: int = 0
+    reserved: int = 0
     dry: bool = False
     waiting: int = 0
     units: int = 0
@@ -93,6 +95,7 @@ class Account:
 
     def spend(self, *, failed: bool) -> None:
         """The unit that was reserved is spent."""
+        self.reserved -= 1
         self.units += 1
         self.queries += 1
         self.total += 1
@@ -101,6 +104,7 @@ class Account:
 
     def release(self) -> None:
         """The unit that was reserved goes back."""
+        self.reserved -= 1
         self.credit += 1
 
     def learn(self, now_ns: int) -> None:
@@ -146,6 +150,7 @@ class Meter:
         if credit <= 0:
             return False
         account.credit = credit - 1
+        account.reserved += 1
         return True
 
     def want(self, account: Account) -> None:
@@ -183,10 +188,10 @@ class Meter:
         """
         for consumer, units in given.items():
             self.account(consumer).credit += units
-        for consumer, units in asked.items():
+        for consumer in asked:
             account = self.account(consumer)
-            got = given.get(consumer, 0)
-            account.dry = got < units
+            # While the instance holds some, it may be too many that it holds, and not that there are none.
+            account.dry = not account.credit + account.reserved
             if account.dry:
                 account.low = _ASKED  # what asks again is time, or news of the lease
             else:
