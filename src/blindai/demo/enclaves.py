@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import blindai
 from blindai.attestation.attesters.attester import Attester
@@ -61,7 +61,7 @@ def served(package_parent: Path | None = None, *, config: Path | None = None) ->
         text=True,
     )
     try:
-        yield _announced_address(cast("IO[str]", process.stdout))
+        yield str(announced(cast("IO[str]", process.stdout))["address"])
     finally:
         stop(process)
 
@@ -74,23 +74,32 @@ def stop(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
-def _announced_address(output: IO[str]) -> str:
-    """What the server says of itself: one JSON object over several lines."""
+def announced(output: IO[str], log: str = "") -> dict[str, Any]:
+    """What a server says of itself once it listens: one JSON object over several lines.
+
+    Args:
+        output: its standard output.
+        log: where it says why it does not.
+
+    Raises:
+        Unavailable: `unavailable.start`, it ended before.
+    """
     announcement = ""
     while not announcement.endswith("}\n"):
         line = output.readline()
         if not line:
             raise Unavailable(
-                "the enclave's process ended before it listened",
+                "a server's process ended before it listened",
                 code="unavailable.start",
-                hint="run `blindai serve --platform simulated-tdx` to see why",
+                hint=f"{log} says why" if log else "run `blindai serve --platform simulated-tdx` to see why",
             )
         announcement += line
-    return str(json.loads(announcement)["address"])
+    return cast("dict[str, Any]", json.loads(announcement))
 
 
 def install_back_door(folder: Path, loot: Path) -> Path:
