@@ -18,8 +18,11 @@ from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from msgspec import UnsetType
+
+    from blindai.channel.calling import CallingEnd
     from blindai.channel.end import AttestedEnd
-    from blindai.enclave.config import EnclaveConfig
+    from blindai.enclave.config import Custody, EnclaveConfig
 
 DEFAULT_PORT = 9443
 
@@ -40,6 +43,14 @@ def serve(
     config: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="Limits and runtime settings (TOML). They are attested."),
+    ] = None,
+    sealed_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--sealed-model",
+            metavar="FILE",
+            help="The model on loan, still sealed. Without it the custodian of the configuration is asked for it.",
+        ),
     ] = None,
     devices: Annotated[
         str,
@@ -80,12 +91,14 @@ def serve(
         from blindai.attestation.attesters import opening
         from blindai.attestation.attesters.detection import detect
         from blindai.attestation.attesters.devices import open_devices
+        from blindai.channel.calling import CallingEnd
         from blindai.channel.end import AttestedEnd
         from blindai.channel.logs import configure_logs
         from blindai.enclave.config import EnclaveConfig
         from blindai.enclave.server import run
 
         settings = EnclaveConfig() if config is None else EnclaveConfig.load(config)
+        _require_custodian(settings, sealed_model)
         why: tuple[str, ...] = ()
         if platform is Platform.AUTO:
             finding = detect()
@@ -97,12 +110,22 @@ def serve(
         configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON)
         log = structlog.get_logger("blindai.collateral").warning
         with opening.stapled(attester, url=collateral_url, directory=collateral_dir, log=log) as endorsed:
-            end = AttestedEnd(endorsed, msgspec.to_builtins(settings), devices=beside)
-            run(_serve(end, settings, host, port, _announcer(platform, why, simulated=end.simulated, as_json=as_json)))
+            measured = msgspec.to_builtins(settings)
+            end = AttestedEnd(endorsed, measured, devices=beside)
+            calling = CallingEnd(endorsed, measured, devices=beside) if settings.custody else None
+            announce = _announcer(platform, why, custody=settings.custody, simulated=end.simulated, as_json=as_json)
+            run(_serve(end, settings, host, port, announce, calling=calling, sealed_model=sealed_model))
 
 
 async def _serve(
-    end: AttestedEnd, config: EnclaveConfig, host: str, port: int, ready: Callable[[str, int], None]
+    end: AttestedEnd,
+    config: EnclaveConfig,
+    host: str,
+    port: int,
+    ready: Callable[[str, int], None],
+    *,
+    calling: CallingEnd | None,
+    sealed_model: Path | None,
 ) -> None:
     from blindai.channel.server import AttestedProtocols
     from blindai.enclave.app import Application
@@ -110,7 +133,8 @@ async def _serve(
     from blindai.enclave.server import serve as serve_application
 
     protocols = AttestedProtocols(end)
-    application = Application(config, OnnxRuntimeEngine(threads=config.runtime.threads))
+    engine = OnnxRuntimeEngine(threads=config.runtime.threads)
+    application = Application(config, engine, end=calling, sealed_model=sealed_model)
     try:
         await serve_application(
             application,
@@ -126,14 +150,19 @@ async def _serve(
         await asyncio.sleep(0)  # lets the loop close what was cut
 
 
-def _announcer(platform: Platform, why: Sequence[str], *, simulated: bool, as_json: bool) -> Callable[[str, int], None]:
+def _announcer(
+    platform: Platform, why: Sequence[str], *, custody: Custody | UnsetType, simulated: bool, as_json: bool
+) -> Callable[[str, int], None]:
     def ready(host: str, port: int) -> None:
         address = f"https://{f'[{host}]' if ':' in host else host}:{port}"
         if as_json:
-            print_json({"address": address, "platform": platform, "why": why, "simulated": simulated})
+            leased = {"leased": custody.model_id} if custody else {}
+            print_json({"address": address, "platform": platform, "why": why, "simulated": simulated, **leased})
             sys.stdout.flush()
             return
         err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
+        if custody:
+            err.print(f"  on loan     {escape(custody.model_id)}, from the custodian at {escape(custody.address)}")
         if simulated:
             err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
             err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
@@ -142,6 +171,15 @@ def _announcer(platform: Platform, why: Sequence[str], *, simulated: bool, as_js
             err.print(f"  check it    blindai verify {escape(address)} --policy manifest.toml", markup=True)
 
     return ready
+
+
+def _require_custodian(config: EnclaveConfig, sealed_model: Path | None) -> None:
+    if sealed_model is not None and not config.custody:
+        raise ConfigurationError(
+            "--sealed-model is of no use without a custodian who has its key",
+            code="configuration.custody",
+            hint="name the custodian in the table [custody] of the file that --config names",
+        )
 
 
 def require_server_extra() -> None:
