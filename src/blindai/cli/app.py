@@ -9,6 +9,7 @@ import typer
 
 import blindai
 from blindai.cli import audit, demo, manifest, measure, models, predict, serve, verify
+from blindai.cli.custodian import app as custodian
 
 app = typer.Typer(
     name="blindai",
@@ -28,6 +29,7 @@ app.add_typer(models.app, name="models")
 app.command()(predict.predict)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(measure.app, name="measure")
+app.add_typer(custodian.app, name="custodian")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,137 @@
+"""`blindai custodian serve`: the custodian's two ports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from blindai.cli.console import err, print_json, reported
+from blindai.cli.custodian.place import (
+    AskPassphrase,
+    Data,
+    DatabaseAddress,
+    DatabaseFile,
+    PassphraseFile,
+    PlaceOptions,
+    UnlockFile,
+    require_custodian_extra,
+)
+from blindai.cli.serve import LogFormat
+from blindai.cli.target import Json
+from blindai.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blindai.custody.certificate import OperatorsTls
+    from blindai.custody.custodian import Custodian
+    from blindai.custody.server import Addresses
+
+DEFAULT_ENCLAVE_PORT = 9444
+DEFAULT_DASHBOARD_PORT = 9445
+
+
+def serve(
+    data: Data = None,
+    database: DatabaseAddress = None,
+    database_file: DatabaseFile = None,
+    key_file: UnlockFile = None,
+    passphrase: AskPassphrase = False,
+    passphrase_file: PassphraseFile = None,
+    enclave_host: Annotated[str, typer.Option("--enclave-host", help="Where enclaves call.")] = "127.0.0.1",
+    enclave_port: Annotated[
+        int, typer.Option("--enclave-port", min=0, max=65535, help="0 takes a free one.")
+    ] = DEFAULT_ENCLAVE_PORT,
+    dashboard_host: Annotated[str, typer.Option("--dashboard-host", help="Where operators look.")] = "127.0.0.1",
+    dashboard_port: Annotated[
+        int, typer.Option("--dashboard-port", min=0, max=65535, help="0 takes a free one.")
+    ] = DEFAULT_DASHBOARD_PORT,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", help="Of the dashboard, with its chain (PEM); else one of its own."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The key of --tls-cert (PEM).")
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log every message of an enclave; never what is in it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve enclaves and operators, until interrupted. --json prints the addresses as JSON once it listens."""
+    with reported(as_json=as_json):
+        require_custodian_extra()
+        from blindai.channel.listening import run
+        from blindai.channel.logs import configure_logs
+        from blindai.custody import server
+
+        place = PlaceOptions(
+            data=data,
+            database=database,
+            database_file=database_file,
+            key_file=key_file,
+            passphrase=passphrase,
+            passphrase_file=passphrase_file,
+        )
+        with place.open() as custodian:
+            tls = _tls(custodian, dashboard_host, tls_cert, tls_key)
+            configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON, debug=debug)
+            run(
+                server.serve(
+                    custodian,
+                    tls,
+                    enclave_host=enclave_host,
+                    enclave_port=enclave_port,
+                    dashboard_host=dashboard_host,
+                    dashboard_port=dashboard_port,
+                    ready=_announcer(custodian, tls, as_json=as_json),
+                )
+            )
+
+
+def _tls(custodian: Custodian, host: str, certificate: Path | None, key: Path | None) -> OperatorsTls:
+    from blindai.custody.certificate import OperatorsTls
+
+    if certificate is None and key is None:
+        return OperatorsTls.own_in(custodian.place.tls, host)
+    if certificate is None or key is None:
+        raise ConfigurationError("--tls-cert and --tls-key belong together", code="configuration.tls")
+    return OperatorsTls.given(certificate, key)
+
+
+def _announcer(custodian: Custodian, tls: OperatorsTls, *, as_json: bool) -> Callable[[Addresses], None]:
+    def ready(addresses: Addresses) -> None:
+        enclaves, operators = _text(addresses.enclaves), f"https://{_text(addresses.operators)}"
+        if as_json:
+            print_json(
+                {
+                    "enclaves": enclaves,
+                    "operators": operators,
+                    "public_key": custodian.keys.public_key,
+                    "certificate_sha256": tls.fingerprint,
+                    "database": custodian.database.name,
+                }
+            )
+            sys.stdout.flush()
+            return
+        err.print(f"custodian [bold]{custodian.keys.public_key}[/], press Ctrl-C to stop")
+        err.print(f"  enclaves    {enclaves}", markup=False)
+        err.print(f"  operators   {operators}", markup=False)
+        if tls.own:
+            err.print("  browsers do not know its certificate; compare, once, the SHA-256 that they show:")
+            err.print(f"              {tls.fingerprint}")
+        err.print(f"  database    {custodian.database.name}", markup=False)
+        if not custodian.operators.all():
+            err.print(f"  nobody can sign in yet: {escape('blindai custodian operator add NAME')}")
+
+    return ready
+
+
+def _text(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
