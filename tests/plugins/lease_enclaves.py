@@ -68,8 +68,8 @@ class Platform:
     def manifest(self) -> str:
         return Policy.simulated({Vendor.INTEL: self.root.anchor.spki_sha256}, MEASUREMENTS, name="test").to_toml()
 
-    def transcript(self, keyset: PrivateKeyset, config: dict[str, Any], at: datetime) -> Transcript:
-        """What a custodian keeps of a connection on which `keyset` and `config` were attested."""
+    def transcript(self, keyset: PrivateKeyset, config: dict[str, Any]) -> Transcript:
+        """What a custodian keeps of a connection on which `keyset` and `config` were attested just now."""
         statement = Statement(
             role=Role.CLIENT,
             nonce=secrets.token_hex(32),
@@ -81,19 +81,17 @@ class Platform:
         )
         evidence = self._attester.attest(statement.report_data)
         return Transcript(
-            at=at,
+            at=datetime.now(UTC),
             statement=statement,
             keyset=keyset.public,
             config=config,
             evidence=msgspec.Raw(evidence.encode()),
         )
 
-    def admission(
-        self, keyset: PrivateKeyset, config: dict[str, Any], at: datetime
-    ) -> tuple[Transcript, AttestationResult]:
+    def admission(self, keyset: PrivateKeyset, config: dict[str, Any]) -> tuple[Transcript, AttestationResult]:
         """A transcript, and the verdict on it."""
-        transcript = self.transcript(keyset, config, at)
-        return transcript, transcript.appraise(self.policy, now=at)
+        transcript = self.transcript(keyset, config)
+        return transcript, transcript.appraise(self.policy, now=transcript.at)
 
 
 @dataclass
