@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from blindai.enclave.limits import COPIES_WHILE_LOADED, Budget, Reservation
 from blindai.enclave.model_id import MAX_VERSION
 from blindai.enclave.model_version import Content, ModelVersion, State, not_found
-from blindai.enclave.sealed_model import load_sealed, read_sealed_head
+from blindai.enclave.sealed_model import close_wiped, load_sealed, read_sealed_head
 from blindai.errors import InvalidInput, InvalidModel, QuotaExceeded
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ class Repository:
     ) -> ModelVersion:
         """Open a sealed model, load it and make it visible. Of its plaintext only the session is kept.
 
-        A version that was revoked is replaced. Where this fails nothing of the model is in memory, and no version.
+        A version that was revoked is replaced. Where this fails or is cancelled, nothing of the model stays in memory,
+        and there is no version.
 
         Args:
             model_id: the name that it is served under.
@@ -169,6 +170,7 @@ class Repository:
         self._forget_revoked(model_id, version)
         loop = asyncio.get_running_loop()
         installed: list[ModelVersion] = []
+        given_up = False
 
         def read(offset: int, length: int) -> Future[bytes]:
             return asyncio.run_coroutine_threadsafe(source.read(offset, length), loop)
@@ -179,12 +181,22 @@ class Repository:
         async def load() -> None:
             with admitted:
                 session = await loop.run_in_executor(self._executor, load_sealed, self._engine, head, data_key, read)
+                if given_up:
+                    await loop.run_in_executor(self._executor, close_wiped, session)
+                    return
                 # The other half was for the plaintext.
                 admitted.memory.shrink_to(size * (COPIES_WHILE_LOADED - 1))
                 content = Content(b"", {}, head.header.model_digest, size)
                 installed.append(self._add(admitted, content, session, leased=True))
 
-        await self._complete(load())
+        try:
+            await self._complete(load())
+        except asyncio.CancelledError:
+            # Nobody is left who could revoke it.
+            given_up = True
+            for found in installed:
+                await self.revoke(found, reason="cancelled")
+            raise
         return installed[0]
 
     async def revoke(self, leased: ModelVersion, *, reason: str, cancel: Callable[[], None] = lambda: None) -> None:
