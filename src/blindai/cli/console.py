@@ -68,7 +68,7 @@ _EXIT_CODES: dict[type[BlindAIError], ExitCode] = {
 
 def exit_code(error: BlindAIError) -> ExitCode:
     """The exit code of a command that ended with `error`."""
-    return _EXIT_CODES.get(type(error), ExitCode.FAILED)
+    return next((_EXIT_CODES[kind] for kind in type(error).__mro__ if kind in _EXIT_CODES), ExitCode.FAILED)
 
 
 def print_json(value: Any) -> None:

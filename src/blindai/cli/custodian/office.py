@@ -80,8 +80,9 @@ class Office:
             out.print(empty)
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column)
+        for place, column in enumerate(columns):
+            # The first is what other commands take: it must stay whole.
+            table.add_column(column, no_wrap=place == 0)
         for row in rows:
             table.add_row(*row)
         out.print(table)
