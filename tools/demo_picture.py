@@ -55,7 +55,7 @@ THEME = TerminalTheme(
 def main() -> None:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
-        with patch("blindai.demo.story._programs", lambda: ("blindai", "python")):
+        with patch("blindai.demo.programs.programs", lambda: ("blindai", "python")):
             tell(console)
     svg = console.export_svg(title="make demo", theme=THEME, code_format=FORMAT, unique_id="demo")
     PICTURE.write_text(re.sub(r"[ \t]+\n", "\n", svg), encoding="utf-8")

@@ -5,8 +5,6 @@ Everything in it is real but the hardware: processes, sockets, TLS, quotes, veri
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,6 +18,7 @@ from rich.table import Table
 
 from blindai.attestation.measure.local import local_policy
 from blindai.client.connection import Connection
+from blindai.demo import programs
 from blindai.demo.attacks import ATTACKS, Attack
 from blindai.demo.enclaves import served
 from blindai.demo.patients import MODEL_FILE, Patients, load_model, load_patients
@@ -170,14 +169,14 @@ def _end(console: Console, summary: Summary) -> None:
     console.print(
         f"[green]All {len(summary.refusals)} attacks were refused.[/] The whole story took {summary.seconds:.1f} s.\n"
     )
-    program, python = _programs()
+    program, python = programs.programs()
     console.print("[bold]Now you[/]. In one terminal:")
     console.print(f"   {program} serve --platform simulated-tdx\n", markup=False)
     console.print("In another:")
     for line in (
         f"{program} measure -o manifest.toml",
         f"{program} verify {_ADDRESS}",
-        f"{program} models upload {_near(MODEL_FILE)} --id {MODEL_ID} --addr {_ADDRESS}",
+        f"{program} models upload {programs.near(MODEL_FILE)} --id {MODEL_ID} --addr {_ADDRESS}",
     ):
         console.print(f"   {line}", markup=False)
     console.print(f"\nAnd in {python}, in the folder of that manifest.toml:")
@@ -189,19 +188,3 @@ def _end(console: Console, summary: Summary) -> None:
         "print(prediction.output[0].as_numpy())",
     ):
         console.print(f"   {line}", markup=False)
-
-
-def _programs() -> tuple[str, str]:
-    """How this reader can start the command line and Python: by name where the shell finds them, else by path."""
-    folder = Path(sys.executable).parent
-    own = folder / "blindai"
-    found = shutil.which("blindai")
-    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
-        return "blindai", "python"
-    return _near(own), _near(Path(sys.executable))
-
-
-def _near(path: Path) -> str:
-    """`path` as seen from here, where that is shorter."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
