@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from blindai.attestation.result import AttestationResult, Mode, Status
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.statement import NO_DEVICES, Role, Statement, config_digest
 from blindai.channel.transcript import Transcript
+from blindai.custody import tables
+from blindai.custody.keys import CustodianKeys
 from blindai.custody.ledger import Ledger
+from blindai.custody.log import Chain, Entry, Kind, SignedEntry
+from blindai.custody.log import public_key as log_key
 from blindai.custody.terms import Terms
+from blindai.custody.views import Event
+from blindai.web.database import Database
 from blindai.wire.custody import (
     FIRST,
     BudgetRequest,
@@ -63,6 +70,98 @@ def terms(folder: Path, **changes: Any) -> Terms:
         ),
         **({"consumers": {} if changes.get("open_to_anyone") else {"alice": None}} | changes),
     )
+
+
+@dataclass
+class Clocks:
+    """The custodian's clocks, turned by hand."""
+
+    boot: str = "boot 1"
+    ms: int = 1_000_000
+    wall: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def elapsed_ms(self) -> int:
+        return self.ms
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def sleep(self, seconds: float) -> None:
+        """Both go on."""
+        self.ms += int(seconds * 1000)
+        self.wall += timedelta(seconds=seconds)
+
+
+class Custodian:
+    """A ledger in a new database, and what a test looks at it with."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+        self.keys = CustodianKeys.generate()
+        self.clocks = Clocks()
+        self.ledger = Ledger(database, self.keys, clock=self.clocks)
+
+    def lend(self, **changes: Any) -> str:
+        """Open a lease on `terms`, and return its id."""
+        return self.ledger.create(terms(self.folder, **changes), model_key=MODEL_KEY, by="ann").id
+
+    def unknown(self, lease: str) -> Instance:
+        """An enclave that has not attested itself."""
+        return Instance(self.ledger, lease, self.keys.public_key)
+
+    def instance(self, lease: str) -> Instance:
+        """An enclave that has."""
+        return self.unknown(lease).admit()
+
+    def kinds(self, lease: str) -> list[str]:
+        """What the log tells, after the opening."""
+        return [event.kind for event in self.ledger.events(lease)][1:]
+
+    def last(self, lease: str) -> Event:
+        """The latest entry of the log."""
+        return self.ledger.events(lease)[-1]
+
+
+def assert_sound(database: Database, public_key: str, lease: str) -> None:
+    """0 <= spent <= granted <= budget in every place, the same sums in all of them, and a log without a gap."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(tables.leases).where(tables.leases.c.id == lease)).one()
+        accounts = connection.execute(sa.select(tables.accounts).where(tables.accounts.c.lease == lease)).all()
+        holdings = connection.execute(sa.select(tables.holdings).where(tables.holdings.c.lease == lease)).all()
+        used = connection.execute(
+            sa.select(sa.func.coalesce(sa.func.sum(tables.usage.c.units), 0)).where(tables.usage.c.lease == lease)
+        ).scalar_one()
+        entries = connection.execute(
+            sa.select(tables.events).where(tables.events.c.lease == lease).order_by(tables.events.c.seq)
+        ).all()
+    assert 0 <= row.spent <= row.granted <= row.budget
+    for account in accounts:
+        assert 0 <= account.spent <= account.granted
+        assert account.budget is None or account.granted <= account.budget
+        of_account = [holding for holding in holdings if holding.consumer == account.consumer]
+        assert sum(holding.granted for holding in of_account) == account.granted
+        assert sum(holding.spent for holding in of_account) == account.spent
+    assert all(0 <= holding.spent <= holding.granted for holding in holdings)
+    assert sum(account.granted for account in accounts) == row.granted
+    assert sum(account.spent for account in accounts) == row.spent == used
+    chain = Chain(lease, log_key(public_key))
+    for entry in entries:
+        chain.extend(
+            SignedEntry(
+                Entry(
+                    lease=entry.lease,
+                    seq=entry.seq,
+                    at=entry.at,
+                    kind=Kind(entry.kind),
+                    by=entry.by,
+                    detail=entry.detail,
+                    prev=entry.prev,
+                ),
+                entry.signature,
+            )
+        )
+    assert (chain.count, chain.head) == (row.log_count, row.log_head)
 
 
 class Instance:

@@ -89,7 +89,7 @@ class InstanceRow(TableRow):
 
         One in quarantine may be: nobody can be sure that it has heard of it.
         """
-        return self.state != CLOSED and self.deadline is not None and not deadlines.passed(self.deadline)
+        return self.running and self.deadline is not None and not deadlines.passed(self.deadline)
 
     def refusal(self) -> InvalidInput | LeaseStopped | None:
         """Why this instance gets nothing any more; None as long as it may."""
