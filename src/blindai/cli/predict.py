@@ -34,6 +34,14 @@ def predict(
     version: Annotated[
         str | None, typer.Option("--version", metavar="N", help="A version; the newest without it.")
     ] = None,
+    wait_for_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--wait-for-budget",
+            metavar="SECONDS",
+            help="For a model on loan: wait so long for its custodian to give more budget.",
+        ),
+    ] = None,
     addr: Addr = None,
     policy: PolicyFile = None,
     simulation: Simulation = False,
@@ -44,7 +52,7 @@ def predict(
     with reported(as_json=as_json):
         values = read_inputs(inputs)
         with connect(addr, policy, api_key_file, simulation=simulation) as client:
-            prediction = client.predict(model_id, values, version=version)
+            prediction = client.predict(model_id, values, version=version, wait_for_budget=wait_for_budget)
         if as_json:
             print_json(_fields(prediction))
             return

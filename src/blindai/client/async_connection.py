@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import AsyncStream
+from blindai.client.budget import BudgetWait
 from blindai.client.calls import MAX_PREDICTION_BYTES, Call
 from blindai.client.model_file import ModelBody, ModelSource
 from blindai.client.prediction import Prediction
-from blindai.client.progress import upload_progress
+from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
-from blindai.errors import AttestationError, InvalidInput, ModelNotFound, Unavailable
+from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
+from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
 
 T = TypeVar("T")
@@ -60,16 +63,23 @@ class AsyncConnection(Session):
         outputs: Sequence[str] | None = None,
         binary: bool = True,
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
+        wait_for_budget: float | None = None,
     ) -> Prediction:
         """See `Connection`."""
         model = await self._model(model_id, version)
         call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary)
         try:
-            return await self._run(call)
+            if wait_for_budget is None:
+                return await self._run(call)
+            return await self._run_patiently(model_id, call, wait_for_budget)
         except (InvalidInput, ModelNotFound):
             # The model may have been replaced by one with other inputs: look again next time.
             self._forget(model_id)
             raise
+
+    async def lease(self, model_id: str) -> ModelLease:
+        """See `Connection`."""
+        return await self._run(self._calls.lease(model_id))
 
     async def upload_model(
         self,
@@ -129,6 +139,20 @@ class AsyncConnection(Session):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _run_patiently(self, model_id: str, call: Call[Prediction], seconds: float) -> Prediction:
+        try:
+            return await self._run(call)
+        except BudgetExhausted as error:
+            wait = BudgetWait(error, seconds, time.monotonic())
+        with waiting_progress(wait.words, enabled=self._progress):
+            while True:
+                await asyncio.sleep(wait.pause(time.monotonic()))
+                if wait.look(await self.lease(model_id)):
+                    try:
+                        return await self._run(call)
+                    except BudgetExhausted as error:
+                        wait.refused(error)
 
     async def _model(self, model_id: str, version: str | None) -> ModelMetadata:
         known = self._models.get((model_id, version))

@@ -18,6 +18,7 @@ from blindai.client.model_file import ModelBody
 from blindai.client.prediction import Prediction
 from blindai.errors import InvalidInput, Unavailable
 from blindai.wire import v2
+from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import (
     ModelMetadata,
     ModelUploaded,
@@ -82,6 +83,9 @@ class Calls:
 
     def model(self, model_id: str, version: str | None = None) -> Call[ModelMetadata]:
         return Call(self._head("GET", _model_path(model_id, version)), (), _decoded(ModelMetadata))
+
+    def lease(self, model_id: str) -> Call[ModelLease]:
+        return Call(self._head("GET", _model_path(model_id, None) + "/lease"), (), _decoded(ModelLease))
 
     def index(self, *, ready: bool = False) -> Call[tuple[RepositoryModel, ...]]:
         body = msgspec.json.encode(RepositoryIndexRequest(ready=ready))

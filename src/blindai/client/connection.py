@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,12 +17,14 @@ from typing import Any, Self, TypeVar
 
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import BlockingStream
+from blindai.client.budget import BudgetWait
 from blindai.client.calls import MAX_PREDICTION_BYTES, Call
 from blindai.client.model_file import ModelBody, ModelSource
 from blindai.client.prediction import Prediction
-from blindai.client.progress import upload_progress
+from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
-from blindai.errors import AttestationError, InvalidInput, ModelNotFound, Unavailable
+from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
+from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ class Connection(Session):
             policy: a manifest's path, or a `Policy`; without it ./manifest.toml, then the stored profile's.
             simulation: without a policy, accept the simulated platform of this very installation.
             timeout: seconds to wait for each read and write; None waits for ever.
-            progress: show a bar during uploads; None shows it on a terminal.
+            progress: show a bar during uploads, and what `wait_for_budget` waits for; None shows it on a terminal.
 
         Raises:
             ConfigurationError: no address or no policy, or one that cannot be read; no time to wait.
@@ -72,6 +75,7 @@ class Connection(Session):
         outputs: Sequence[str] | None = None,
         binary: bool = True,
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
+        wait_for_budget: float | None = None,
     ) -> Prediction:
         """Run a model.
 
@@ -82,18 +86,31 @@ class Connection(Session):
             outputs: names of the outputs to return; all without it.
             binary: send tensors in binary form; otherwise as JSON numbers.
             max_answer_bytes: refuse a longer answer.
+            wait_for_budget: for a model on loan whose budget is used up: seconds to wait until its custodian has given
+                more; without it the call is refused at once.
 
         Raises:
             InvalidInput, ModelNotFound, QuotaExceeded, Unavailable, AttestationError: as they say.
+            BudgetExhausted: the budget is used up and the custodian has not given more in time, or has denied it.
+            LeaseStopped, LeaseExpired: the custodian of a model on loan has stopped it; the enclave cannot reach them.
         """
         model = self._model(model_id, version)
         call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary)
         try:
-            return self._run(call)
+            return self._run(call) if wait_for_budget is None else self._run_patiently(model_id, call, wait_for_budget)
         except (InvalidInput, ModelNotFound):
             # The model may have been replaced by one with other inputs: look again next time.
             self._forget(model_id)
             raise
+
+    def lease(self, model_id: str) -> ModelLease:
+        """How the lease of a model on loan stands: its state, what was used, what is left.
+
+        Raises:
+            InvalidInput: `lease.none`, the model is not on loan.
+            AuthenticationError: `authentication.token`, this connection's API key is not a token for it.
+        """
+        return self._run(self._calls.lease(model_id))
 
     def upload_model(
         self,
@@ -174,6 +191,20 @@ class Connection(Session):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run_patiently(self, model_id: str, call: Call[Prediction], seconds: float) -> Prediction:
+        try:
+            return self._run(call)
+        except BudgetExhausted as error:
+            wait = BudgetWait(error, seconds, time.monotonic())
+        with waiting_progress(wait.words, enabled=self._progress):
+            while True:
+                time.sleep(wait.pause(time.monotonic()))
+                if wait.look(self.lease(model_id)):
+                    try:
+                        return self._run(call)
+                    except BudgetExhausted as error:
+                        wait.refused(error)
 
     def _model(self, model_id: str, version: str | None) -> ModelMetadata:
         known = self._models.get((model_id, version))

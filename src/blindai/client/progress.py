@@ -1,4 +1,4 @@
-"""A progress bar for uploads, on a terminal only."""
+"""A progress bar for uploads, and a word while a custodian is waited for; on a terminal only."""
 
 from __future__ import annotations
 
@@ -36,6 +36,26 @@ def upload_progress(body: ModelBody, label: str, *, enabled: bool | None = None)
         return
     with _bar() as bar:
         yield _CountedChunks(body, bar, bar.add_task(label, total=body.content_length))
+
+
+@contextmanager
+def waiting_progress(words: str, *, enabled: bool | None = None) -> Iterator[None]:
+    """Say what is waited for, and for how long already, on standard error until the block ends.
+
+    Args:
+        words: what is waited for.
+        enabled: as in `upload_progress`.
+    """
+    if not (_can_redraw() if enabled is None else enabled):
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        shown.add_task(words, total=None)
+        yield
 
 
 class _Chunks:

@@ -248,6 +248,7 @@ def exhausted(account: Account) -> BudgetExhausted:
         hint = "a request for more is with the custodian; predict(..., wait_for_budget=SECONDS) waits for the answer"
     return BudgetExhausted(
         words,
+        code="lease.budget_exhausted",
         used=account.used,
         granted=account.budget,
         request_id=request.id if request else "",

@@ -170,6 +170,7 @@ class Terms:
             # Whatever was granted before the stop is over, even if nothing was heard of the stop itself.
             self.stop_epoch = status.stop_epoch
             self.soft_ns = self.hard_ns = 0
+            self.waits_for = "the custodian has been asked for it once more"
         if status.stop_epoch == self.stop_epoch or status.state is not LeaseState.ACTIVE:
             self.state, self.reason = status.state, status.reason
         return (self.version, self.state, self.quarantined) != before
@@ -194,7 +195,7 @@ class Terms:
             return Phase.STOPPED
         if self.state is LeaseState.PAUSED:
             return Phase.PAUSED
-        if self.grant is None:
+        if self.grant is None or not self.hard_ns:
             return Phase.WAITING
         if now_ns >= self.hard_ns:
             return Phase.EXPIRED
@@ -235,6 +236,7 @@ class Terms:
             case Phase.SOFT | Phase.EXPIRED:
                 return LeaseExpired(
                     "the lease of this model has run out, and the custodian cannot be reached to renew it",
+                    code="lease.expired",
                     hint="the enclave goes on trying; its operator should look at the line to the custodian",
                 )
             case Phase.WAITING | Phase.SERVING:
