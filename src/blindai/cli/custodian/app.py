@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blindai.cli.custodian import budget, consumer, export, lease, proposal, serve, switch
+from blindai.cli.custodian import audit, budget, consumer, export, lease, proposal, seal, serve, switch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,3 +21,5 @@ app.command()(switch.resume)
 app.command()(proposal.agree)
 app.command()(proposal.withdraw)
 app.command()(export.export)
+app.command()(audit.audit)
+app.command()(seal.seal)
