@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from blindai import Connection
 from blindai.attestation.attesters import detection
@@ -22,6 +23,7 @@ from blindai.attestation.evidence import TEE, DeviceKind
 from blindai.attestation.simulated.intel import SimulatedIntel
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.cli import serve
+from blindai.enclave.config import Custody
 from fake_machine import FakeMachine
 from fake_tsm import FakeTsm, TdxGuest
 
@@ -152,14 +154,31 @@ def test_it_says_what_it_found_before_it_uses_it(run: Run, monkeypatch: pytest.M
 
 def test_it_says_why_it_runs_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     why = ("not SGX: there is no Gramine", "tdx: the kernel says so")
-    serve._announcer(Platform.TDX, why, simulated=False, as_json=False)("::1", 9443)
+    serve._announcer(Platform.TDX, why, custody=UNSET, simulated=False, as_json=False)("::1", 9443)
     shown = capsys.readouterr().err
     assert shown.startswith("serving at https://[::1]:9443 on tdx")
     assert "SIMULATED" not in shown
     assert "--simulation" not in shown
-    serve._announcer(Platform.TDX, why, simulated=False, as_json=True)("::1", 9443)
+    serve._announcer(Platform.TDX, why, custody=UNSET, simulated=False, as_json=True)("::1", 9443)
     announced = json.loads(capsys.readouterr().out)
     assert announced == {"address": "https://[::1]:9443", "platform": "tdx", "why": list(why), "simulated": False}
+
+
+def test_it_says_whose_model_it_has_on_loan(capsys: pytest.CaptureFixture[str]) -> None:
+    custody = Custody(
+        address="custodian.example:9444", public_key="ab" * 32, lease="lease-aaaaaaaaaaaaaaaa", model_id="acme/scorer"
+    )
+    serve._announcer(Platform.TDX, (), custody=custody, simulated=True, as_json=False)("::1", 9443)
+    shown = capsys.readouterr().err
+    assert "acme/scorer, from the custodian at custodian.example:9444" in shown
+    assert "SIMULATED" in shown
+    serve._announcer(Platform.TDX, (), custody=custody, simulated=True, as_json=True)("::1", 9443)
+    assert json.loads(capsys.readouterr().out)["leased"] == "acme/scorer"
+
+
+def test_a_sealed_model_without_a_custodian(program: Run) -> None:
+    ended = program("serve", "--sealed-model", "model.sealed", "--port", "0", "--json")
+    assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.custody")
 
 
 def test_a_configuration_with_an_unknown_key(program: Run, folder: Path) -> None:
