@@ -1,3 +1,3 @@
 """Root of the tests' configuration: plugins that hold for every folder."""
 
-pytest_plugins = ["figures", "mutations", "postgresql", "skip_guard"]
+pytest_plugins = ["custodian", "figures", "mutations", "postgresql", "skip_guard"]
