@@ -81,6 +81,8 @@ PROBLEMS: Final[dict[str, Problem]] = {
     # What a custodian answers to an enclave.
     "lease.unknown": Problem(404, InvalidInput),
     "lease.config": Problem(403, PermissionDenied),
+    "lease.foreign": Problem(403, PermissionDenied),
+    "lease.instance": Problem(403, PermissionDenied),
     "lease.keyset": Problem(403, PermissionDenied),
     "lease.attestation": Problem(403, PermissionDenied),
     "lease.not_admitted": Problem(403, PermissionDenied),

@@ -151,7 +151,8 @@ def list_leases(office: Office) -> None:
 def show(office: Office, lease: LeaseArgument) -> None:
     """Show one lease: its accounts, its enclaves, requests, and decisions that wait for others."""
     found = office.ledger.lease(lease)
-    office.show(pictures.lease(found), *pictures.words(found))
+    key = office.custodian.keys.public_key
+    office.show(pictures.lease(found) | {"custodian": key}, *pictures.words(found, key))
 
 
 def _require_chips(policy: Policy, *, any_chip: bool) -> None:

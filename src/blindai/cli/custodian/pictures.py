@@ -51,14 +51,15 @@ def pending(found: Lease) -> tuple[Request, ...]:
     return tuple(one for one in found.requests if one.state.value == "pending")
 
 
-def words(found: Lease) -> Iterator[str]:
-    """A lease for people, line by line."""
+def words(found: Lease, custodian: str) -> Iterator[str]:
+    """A lease for people, line by line; `custodian` is the public key."""
     yield f"[bold]{escape(found.name)}[/]  {found.id}  {state(found)}  {escape(found.reason)}".rstrip()
     yield f"  borrower    {escape(found.borrower)}"
+    yield f"  custodian   {custodian}"
     yield f"  model       {escape(found.model_id)}  {found.model_digest}"
     yield f"  {found.unit.value:<11} {found.spent:,} spent, {found.granted:,} granted, {found.budget:,} budget"
     yield f"  time        no query after {_seconds(found.soft_ms)}, wiped after {_seconds(found.ttl_ms)} without a word"
-    yield f"  enclaves    {found.max_instances} at once"
+    yield f"  enclaves    {found.max_instances} at once, at most"
     if found.approvals > 1:
         yield f"  approvals   {found.approvals} operators must agree to a resume or a raise"
     for title, lines in (
