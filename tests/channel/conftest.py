@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from OpenSSL import SSL
 
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.attester import Attester
@@ -17,13 +22,18 @@ from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult
 from blindai.attestation.simulated.root import SimulatedRoot
+from blindai.channel.calling import AttestedCall, CallingEnd
 from blindai.channel.client import AttestedChannel
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
 from blindai.channel.end import AttestedEnd
 from blindai.channel.flow import BlockingStream
+from blindai.channel.gated import GatedProtocol, GatedProtocols
+from blindai.channel.receiving import Caller, ReceivingEnd, ReceivingProtocols
 from blindai.channel.relying_party import RelyingParty
-from blindai.channel.server import AttestedProtocol, AttestedProtocols
-from blindai.errors import Unavailable
+from blindai.channel.server import AttestedProtocols
+from blindai.channel.tls import TLSFailure, TLSPipe, client_context
+from blindai.demo.impostor import receive
+from blindai.errors import PermissionDenied, Unavailable
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: enclave\r\n\r\n"
 
@@ -61,16 +71,15 @@ class Recorder(asyncio.Protocol):
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
-class RunningEnd:
-    """A server of attested TLS in a thread of its own."""
+class Running:
+    """Accepts connections on a loopback socket, in a thread of its own."""
 
-    def __init__(self, end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None, *, port: int = 0) -> None:
-        self.end = end
+    def __init__(self, make: GatedProtocols, protocol: Callable[[], GatedProtocol], *, port: int = 0) -> None:
+        """`protocol` is called for each connection; its protocols are those of `make`."""
         self.port = port
-        self.received = bytearray()
-        self.make = AttestedProtocols(end)
-        self.protocols: list[AttestedProtocol] = []
-        self._inner = inner or (lambda: Recorder(self.received))
+        self.make = make
+        self.protocols: list[GatedProtocol] = []
+        self._new_protocol = protocol
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
@@ -94,7 +103,7 @@ class RunningEnd:
         await asyncio.sleep(0.01)
 
     def _protocol(self) -> asyncio.Protocol:
-        self.protocols.append(self.make(self._inner))
+        self.protocols.append(self._new_protocol())
         return self.protocols[-1]
 
     def call(self, function: Callable[[], Any]) -> Any:
@@ -114,10 +123,151 @@ class RunningEnd:
 
         asyncio.run_coroutine_threadsafe(wait(), self._loop).result(20)
 
+    def nothing_left(self) -> None:
+        """Wait until there is no connection, no timer and no task."""
+        self.eventually(lambda: all(protocol._transport.is_closing() for protocol in self.protocols))
+        self.eventually(lambda: not self.make._waiting)
+        self.eventually(lambda: all(protocol._deadline.cancelled() for protocol in self.protocols))
+        # The server itself, and the question.
+        self.eventually(lambda: len(asyncio.all_tasks()) == 2)
+
     def close(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
+
+
+class RunningEnd(Running):
+    """A server of attested TLS."""
+
+    def __init__(self, end: AttestedEnd, inner: Callable[[], asyncio.Protocol] | None = None, *, port: int = 0) -> None:
+        self.end = end
+        self.received = bytearray()
+        make = AttestedProtocols(end)
+        super().__init__(make, lambda: make(inner or (lambda: Recorder(self.received))), port=port)
+
+
+class Client:
+    """A TLS client that sends what it is told."""
+
+    def __init__(self, port: int, context: SSL.Context | None = None) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.pipe = TLSPipe(context or client_context(), server=False)
+        self._received = b""
+
+    def shake(self) -> Client:
+        while not self.pipe.handshake():
+            self.socket.sendall(self.pipe.outgoing())
+            self.pipe.feed(self.socket.recv(65536))
+        self.socket.sendall(self.pipe.outgoing())
+        return self
+
+    def send(self, data: bytes) -> None:
+        self.pipe.write(data)
+        self.socket.sendall(self.pipe.outgoing())
+
+    def receive(self) -> bytes:
+        """The next plaintext; b"" at the end, in good order or not."""
+        try:
+            return receive(self.socket, self.pipe)
+        except (OSError, TLSFailure):
+            return b""
+
+    def response(self) -> tuple[int, Any]:
+        """Status and JSON of the next response."""
+        while True:
+            head, end, body = self._received.partition(b"\r\n\r\n")
+            length = next((int(x.split(b":")[1]) for x in head.split(b"\r\n") if b"length" in x.lower()), 0)
+            if end and len(body) >= length:
+                self._received = body[length:]
+                return int(head.split()[1]), json.loads(body[:length])
+            plaintext = self.receive()
+            assert plaintext, "the server closed the connection instead of answering"
+            self._received += plaintext
+
+    def ended(self) -> bool:
+        """Whether the server ends the connection now, without another byte."""
+        return self._received == b"" and self.receive() == b""
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def post(target: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    """An HTTP request."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: e", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+LEASE = "lease-aaaaaaaaaaaaaaaa"
+
+
+class Custodian(Running):
+    """A relying party that accepts connections: it judges by the policy of `LEASE`, and knows no other audience."""
+
+    def __init__(self, policy: Policy, clock: Clock, *, kind: type[ReceivingEnd] = ReceivingEnd) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.policy = policy
+        self.callers: list[Caller] = []
+        self.received = bytearray()
+        self.refusal: Exception | None = None
+        self.held = threading.Event()  # cleared, and the ledger takes its time
+        self.held.set()
+        public_key = self.key.public_key().public_bytes_raw().hex()
+        self.end = kind(self.key.sign, public_key, self._policy_for, self._admit, clock=clock)
+        make = ReceivingProtocols(self.end)
+        super().__init__(make, lambda: make(self._inner))
+
+    async def _policy_for(self, audience: str) -> Policy:
+        await asyncio.get_running_loop().run_in_executor(None, self.held.wait, 10)
+        if audience != LEASE:
+            raise PermissionDenied("there is no such lease", code="lease.unknown")
+        return self.policy
+
+    async def _admit(self, caller: Caller) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.callers.append(caller)
+
+    def _inner(self, caller: Caller) -> asyncio.Protocol:
+        assert caller is self.callers[-1]
+        return Recorder(self.received)
+
+    def close(self) -> None:
+        self.held.set()
+        super().close()
+
+
+class Dialler:
+    """Calls custodians."""
+
+    def __init__(self) -> None:
+        self._streams: list[BlockingStream] = []
+
+    def dial(
+        self, end: CallingEnd, to: Running, key: Ed25519PublicKey, audience: str = LEASE
+    ) -> tuple[AttestedCall, BlockingStream]:
+        """A connection whose gate is still shut."""
+        self._streams.append(BlockingStream("127.0.0.1", to.port, connect_seconds=5, seconds=5))
+        return AttestedCall(end, to.address, key, audience), self._streams[-1]
+
+    def open(self, end: CallingEnd, to: Custodian, audience: str = LEASE) -> tuple[AttestedCall, BlockingStream]:
+        connection, stream = self.dial(end, to, to.key.public_key(), audience)
+        stream.run(connection.open())
+        return connection, stream
+
+    def send(self, end: CallingEnd, to: Custodian) -> bytes:
+        """Attest, then send a request; the body of the answer."""
+        connection, stream = self.open(end, to)
+        return stream.run(connection.exchange(REQUEST, max_answer_bytes=100)).body
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
 
 
 class MovableClock:
@@ -222,3 +372,41 @@ def victim(policy: Policy, clock: MovableClock) -> Iterator[Victim]:
     one = Victim(policy, clock)
     yield one
     one.close()
+
+
+@pytest.fixture
+def run_custodian(policy: Policy, clock: MovableClock) -> Iterator[Callable[..., Custodian]]:
+    running: list[Custodian] = []
+
+    def run(kind: type[ReceivingEnd] = ReceivingEnd) -> Custodian:
+        running.append(Custodian(policy, clock, kind=kind))
+        return running[-1]
+
+    yield run
+    for one in running:
+        one.close()
+
+
+@pytest.fixture
+def custodian(run_custodian: Callable[..., Custodian]) -> Custodian:
+    return run_custodian()
+
+
+@pytest.fixture
+def dialler() -> Iterator[Dialler]:
+    one = Dialler()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Client]]:
+    clients: list[Client] = []
+
+    def one(running: Running, context: SSL.Context | None = None) -> Client:
+        clients.append(Client(running.port, context))
+        return clients[-1]
+
+    yield one
+    for client in clients:
+        client.close()

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,10 +19,10 @@ from blindai.channel.end import AttestedEnd
 from blindai.channel.gate import GATE_PATH, MAX_REQUEST_BODY_BYTES, MAX_REQUEST_HEAD_BYTES
 from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.server import MAX_GATE_REQUESTS, AttestedProtocol, AttestedProtocols
-from blindai.channel.tls import TLSFailure, TLSPipe, client_context
+from blindai.channel.tls import TLSPipe, client_context
 from blindai.demo.impostor import receive
 
-from .conftest import REQUEST, Recorder, RunningEnd, SwitchableAttester
+from .conftest import REQUEST, Client, Recorder, RunningEnd, SwitchableAttester, post
 
 RunEnd = Callable[..., RunningEnd]
 
@@ -32,83 +31,10 @@ UNKNOWN = gate.encoder.encode({"v": 1, "mode": "resumed", "nonce": "00" * 32, "k
 
 
 def gate_request(body: bytes = FRESH, *headers: str, target: str = GATE_PATH, method: str = "POST") -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: e", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
+    return post(target, body, *headers, method=method)
 
 
-class Client:
-    """A TLS client that sends what it is told."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.pipe = TLSPipe(client_context(), server=False)
-        self._received = b""
-
-    def shake(self) -> Client:
-        while not self.pipe.handshake():
-            self.socket.sendall(self.pipe.outgoing())
-            self.pipe.feed(self.socket.recv(65536))
-        self.socket.sendall(self.pipe.outgoing())
-        return self
-
-    def send(self, data: bytes) -> None:
-        self.pipe.write(data)
-        self.socket.sendall(self.pipe.outgoing())
-
-    def receive(self) -> bytes:
-        """The next plaintext; b"" at the end, in good order or not."""
-        try:
-            return receive(self.socket, self.pipe)
-        except (OSError, TLSFailure):
-            return b""
-
-    def response(self) -> tuple[int, Any]:
-        """Status and JSON of the next response."""
-        while True:
-            head, end, body = self._received.partition(b"\r\n\r\n")
-            length = next((int(x.split(b":")[1]) for x in head.split(b"\r\n") if b"length" in x.lower()), 0)
-            if end and len(body) >= length:
-                self._received = body[length:]
-                return int(head.split()[1]), json.loads(body[:length])
-            plaintext = self.receive()
-            assert plaintext, "the server closed the connection instead of answering"
-            self._received += plaintext
-
-    def ended(self) -> bool:
-        """Whether the server ends the connection now, without another byte."""
-        return self._received == b"" and self.receive() == b""
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-@pytest.fixture
-def connect() -> Iterator[Callable[[RunningEnd], Client]]:
-    clients: list[Client] = []
-
-    def one(end: RunningEnd) -> Client:
-        clients.append(Client(end.port))
-        return clients[-1]
-
-    yield one
-    for client in clients:
-        client.close()
-
-
-Connect = Callable[[RunningEnd], Client]
-
-
-def assert_nothing_left(end: RunningEnd) -> None:
-    """No connection, no timer, no task."""
-    end.eventually(lambda: all(protocol._transport.is_closing() for protocol in end.protocols))
-    end.eventually(lambda: not end.make._waiting)
-    end.eventually(lambda: all(protocol._deadline.cancelled() for protocol in end.protocols))
-    # The server itself, and the question.
-    end.eventually(lambda: len(asyncio.all_tasks()) == 2)
+Connect = Callable[..., Client]
 
 
 class TestNotTLS:
@@ -120,27 +46,27 @@ class TestNotTLS:
         assert head.startswith(b"HTTP/1.1 400 ")
         assert json.loads(body)["code"] == "channel.plain_http"
         assert not enclave.received
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     @pytest.mark.parametrize("data", [b"\x00", b"\xff" * 1000, b"\r\n", b"\x80\x2e\x01\x00\x02", b"\x17\x03\x03"])
     def test_garbage_is_not(self, enclave: RunningEnd, data: bytes) -> None:
         with socket.create_connection(("127.0.0.1", enclave.port), timeout=5) as plain:
             plain.sendall(data)
             assert plain.recv(100) == b""
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_what_begins_like_tls_gets_an_alert_at_most(self, enclave: RunningEnd) -> None:
         with socket.create_connection(("127.0.0.1", enclave.port), timeout=5) as plain:
             plain.sendall(b"\x16\x03\x01\x01\x00" + os.urandom(256))
             assert plain.makefile("rb").read()[:1] in {b"", b"\x15"}
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_more_after_the_refusal_is_not_looked_at(self, enclave: RunningEnd) -> None:
         with socket.create_connection(("127.0.0.1", enclave.port), timeout=5) as plain:
             for _ in range(20):
                 plain.sendall(b"GET / HTTP/1.1\r\n\r\n" * 1000)
             assert plain.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
 
 class TestGate:
@@ -202,7 +128,7 @@ class TestGate:
         assert client.ended()
         client.close()
         assert not enclave.received
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_a_head_of_any_length_byte_by_byte(self, enclave: RunningEnd, connect: Connect) -> None:
         client = connect(enclave).shake()
@@ -233,7 +159,7 @@ class TestGate:
         assert (status, problem["code"]) == (429, "gate.attempts")
         assert client.ended()
         client.close()
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_a_peer_that_goes_on_after_its_refusal_is_cut(
         self, enclave: RunningEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch
@@ -242,7 +168,7 @@ class TestGate:
         client = connect(enclave).shake()
         client.send(gate_request(b"{}"))
         assert client.response()[0] == 400
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_nothing_passes_a_gate_that_refused(self, enclave: RunningEnd, connect: Connect) -> None:
         client = connect(enclave).shake()
@@ -252,7 +178,7 @@ class TestGate:
                 client.send(gate_request() + REQUEST)
         assert client.response()[0] == 400
         client.close()
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
         assert not enclave.received
 
 
@@ -293,7 +219,7 @@ class TestSlowEvidence:
         assert (status, problem["code"]) == (400, "gate.pipelined")
         client.close()
         evidence.set()
-        assert_nothing_left(slow)
+        slow.nothing_left()
         assert not slow.received
 
     def test_does_not_keep_a_client_that_left(
@@ -303,7 +229,7 @@ class TestSlowEvidence:
         client.send(gate_request())
         slow.eventually(lambda: any(protocol._answering is not None for protocol in slow.protocols))
         client.close()
-        assert_nothing_left(slow)
+        slow.nothing_left()
         evidence.set()
 
     def test_outlasts_the_deadline(
@@ -314,7 +240,7 @@ class TestSlowEvidence:
         client.send(gate_request())
         assert client.ended()
         evidence.set()
-        assert_nothing_left(slow)
+        slow.nothing_left()
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -329,7 +255,7 @@ def test_evidence_that_cannot_be_had(attester: Attester, run_end: RunEnd, connec
     assert "quoting" not in problem["error"]
     assert client.ended()
     client.close()
-    assert_nothing_left(end)
+    end.nothing_left()
 
 
 class TestDeadline:
@@ -341,7 +267,7 @@ class TestDeadline:
         client = connect(enclave)
         reach(client, stage)
         assert client.socket.recv(65536) is not None
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_does_not_hold_past_the_gate(
         self, enclave: RunningEnd, connect: Connect, monkeypatch: pytest.MonkeyPatch
@@ -395,7 +321,7 @@ class TestEnds:
             for protocol in enclave.protocols:  # those whose handshake was not over yet
                 enclave.call(protocol.abandon)
         enclave.eventually(lambda: len(enclave.protocols) == 50)
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_close_notify_is_answered(self, enclave: RunningEnd, connect: Connect) -> None:
         client = connect(enclave)
@@ -419,7 +345,7 @@ class TestEnds:
         client.socket.sendall(client.pipe.outgoing())
         assert client.receive().endswith(b"ok")
         assert enclave.received == REQUEST
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_the_inner_protocol_hears_of_it(self, attester: Attester, run_end: RunEnd, connect: Connect) -> None:
         lost: list[Exception | None] = []
@@ -440,7 +366,7 @@ class TestEnds:
         client.socket.sendall(b"\x17\x03\x03\x00\x40" + os.urandom(64))
         assert client.ended()
         assert not enclave.received
-        assert_nothing_left(enclave)
+        enclave.nothing_left()
 
     def test_all_that_wait_are_cut_at_once(self, enclave: RunningEnd, connect: Connect) -> None:
         waiting, opened = connect(enclave), connect(enclave)
@@ -522,7 +448,7 @@ class TestFlowControl:
         end.eventually(lambda: sink.reads == 1)
         end.call(sink.transport.abort)
         end.call(sink.transport.resume_reading)
-        assert_nothing_left(end)
+        end.nothing_left()
 
     def test_who_does_not_read_makes_the_inner_protocol_wait(
         self, attester: Attester, run_end: RunEnd, connect: Connect
@@ -735,6 +661,21 @@ class TestTransport:
             lower.close()
             protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
             assert lower.events == ["close"]
+            protocol.connection_lost(None)
+
+        asyncio.run(main())
+
+    def test_a_refusal_of_a_peer_that_has_left_already(self, attester: Attester) -> None:
+        class Cut(MemoryTransport):
+            def write_eof(self) -> None:
+                raise OSError("not connected")
+
+        async def main() -> None:
+            protocol = AttestedProtocols(AttestedEnd(attester, {}))(asyncio.Protocol)
+            lower = Cut()
+            protocol.connection_made(lower)
+            protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
+            assert lower.events == ["abort"]
             protocol.connection_lost(None)
 
         asyncio.run(main())

@@ -290,7 +290,11 @@ class GatedProtocol(asyncio.Protocol, ABC):
         """
         self._deadline.cancel()
         if not self._transport.is_closing():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the peer has cut the connection, which nobody has read of yet
+                self._transport.abort()
+                return
             self._deadline = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
 
     def _linger(self, queued: int) -> None:
