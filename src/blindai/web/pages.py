@@ -43,7 +43,6 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "referrer-policy": "same-origin",
-    "strict-transport-security": "max-age=31536000",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
@@ -73,12 +72,17 @@ class SecurityHeaders:
         await self._app(scope, receive, secured)
 
 
+def sentence(words: str) -> str:
+    """The message of an error as a sentence: with a capital and a full stop."""
+    return f"{words[:1].upper()}{words[1:]}" + ("" if words.endswith((".", "!", "?")) else ".")
+
+
 class Pages:
     """Renders templates of some folders and the frame of this package.
 
     Args:
         folders: of templates; the first that has a name wins.
-        filters, names: what templates may use besides `asset(name)`.
+        filters, names: what templates may use besides `asset(name)` and `sentence`.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(filters or {})
+        self._environment.filters.update({"sentence": sentence, **(filters or {})})
         self._environment.globals.update({"asset": assets.address, **(names or {})})
 
     def text(self, name: str, /, **values: Any) -> str:

@@ -132,13 +132,15 @@ def application(
         Route(PREFIX + "{name}", assets.serve, methods=["GET"]),
     ]
 
+    nobody: dict[str, Any] = {"operator": None, "csrf": "", "public_key": public_key}
+
     async def refused(_request: Request, error: Exception) -> Response:
         if isinstance(error, BlindAIError):
-            answer = pages.error(error, status=status_of_refusal(error))
+            answer = pages.error(error, status=status_of_refusal(error), **nobody)
             answer.headers.update(headers_of_refusal(error))
             return answer
         status = error.status_code if isinstance(error, HTTPException) else 500
-        answer = pages.error(HTTPStatus(status), status=status)
+        answer = pages.error(HTTPStatus(status), status=status, **nobody)
         if isinstance(error, HTTPException):
             answer.headers.update(error.headers or {})
         return answer

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
 from blindai.custody.operators import Operator, Operators
-from blindai.errors import BlindAIError, InvalidInput
+from blindai.errors import BlindAIError, ConfigurationError, InvalidInput
 from blindai.web import csrf
 from blindai.web.pages import Pages
 from blindai.web.throttle import Throttled
@@ -121,6 +121,8 @@ def status_of_refusal(error: BlindAIError) -> int:
         return 404
     if error.code in _NOT_NOW:
         return 409
+    if isinstance(error, ConfigurationError):
+        return 400
     return status_of(error)
 
 

@@ -8,6 +8,14 @@
     light: ["#0072b2", "#a85200", "#00735a", "#9c4a7d", "#6a6200", "#3a6f9e"],
     dark: ["#5cb8ef", "#f0a54a", "#2fc39d", "#e59ac5", "#f0e442", "#9cc4e4"],
   };
+  // Distance of the ticks in seconds, what is told at each, and at the first one of a new year, month, day, hour, minute.
+  const TICKS = [
+    [31536000, "{YYYY}", null, null, null, null, null, null, 1],
+    [2419200, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+    [86400, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
+    [60, "{HH}:{mm}", "\n{YYYY}-{MM}-{DD}", null, "\n{YYYY}-{MM}-{DD}", null, null, null, 1],
+    [1, "{HH}:{mm}:{ss}", "\n{YYYY}-{MM}-{DD}", null, "\n{YYYY}-{MM}-{DD}", null, null, null, 1],
+  ];
   let chart = null;
 
   const number = (value) => (value == null ? "" : Math.round(value).toLocaleString("en-US"));
@@ -35,11 +43,14 @@
       height: place.clientWidth < 500 ? 240 : 300,
       scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.06] } },
       axes: [
-        { ...axis, space: 70 },
+        { ...axis, space: 80, values: TICKS },
         { ...axis, size: 64, values: (_, ticks) => ticks.map(number) },
       ],
-      series: [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }, ...names.map(curve), budget],
+      series: [{ label: "UTC", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }, ...names.map(curve), budget],
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       cursor: { y: false },
+      // What was spent until now, until the reader points somewhere else.
+      hooks: { ready: [(made) => made.setLegend({ idx: data.times.length - 1 })] },
     };
   }
 
