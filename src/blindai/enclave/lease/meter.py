@@ -31,7 +31,7 @@ MAX_TRANCHE: Final = 1_000_000
 # How fast the estimate of a rate follows: this share of it is the newest window's.
 _WEIGHT: Final = 0.5
 
-# A shorter window says nothing of a rate.
+# A shorter window says nothing of a rate but that it is high.
 _MIN_WINDOW_NS: Final = 10_000_000
 
 # A consumer whose request was denied may have another one filed after so long, and not with every query.
@@ -107,15 +107,16 @@ class Account:
         self.reserved -= 1
         self.credit += 1
 
-    def learn(self, now_ns: int) -> None:
-        """Estimate the rate anew from what was spent since the last time."""
+    def lasting(self, now_ns: int) -> int:
+        """Units for the next seconds, at the rate at which they were spent since the last time this was asked."""
         window = now_ns - self._learnt_ns
-        if self._learnt_ns and window >= _MIN_WINDOW_NS:
+        if window < _MIN_WINDOW_NS:
+            return MAX_TRANCHE
+        if self._learnt_ns:
             rate = (self.total - self._learnt) * NS_PER_SECOND / window
             self.rate = self.rate + (rate - self.rate) * _WEIGHT if self.rate else rate
-        elif self._learnt_ns:
-            return
         self._learnt, self._learnt_ns = self.total, now_ns
+        return int(self.rate * _TRANCHE_SECONDS)
 
 
 class Meter:
@@ -164,10 +165,9 @@ class Meter:
         wanted = {}
         for consumer in sorted(self._wanting):
             account = self._accounts[consumer]
-            account.learn(now_ns)
-            lasting = int(account.rate * _TRANCHE_SECONDS)
             # It doubles at most, so that a burst does not take the budget of others.
-            account.tranche = min(max(lasting, FIRST_TRANCHE), account.tranche * 2, MAX_TRANCHE)
+            most = min(account.tranche * 2, MAX_TRANCHE)
+            account.tranche = min(max(account.lasting(now_ns), FIRST_TRANCHE), most)
             missing = max(account.tranche, account.waiting) - account.credit
             if missing > 0:
                 wanted[consumer] = missing
