@@ -234,7 +234,6 @@ class Custodian(Running):
         self.callers.append(caller)
 
     def _inner(self, caller: Caller) -> asyncio.Protocol:
-        assert caller is self.callers[-1]
         return Recorder(self.received)
 
     def close(self) -> None:
@@ -252,8 +251,15 @@ class Dialler:
         self, end: CallingEnd, to: Running, key: Ed25519PublicKey, audience: str = LEASE
     ) -> tuple[AttestedCall, BlockingStream]:
         """A connection whose gate is still shut."""
-        self._streams.append(BlockingStream("127.0.0.1", to.port, connect_seconds=5, seconds=5))
-        return AttestedCall(end, to.address, key, audience), self._streams[-1]
+        return self.reach(end, to.address, key, audience)
+
+    def reach(
+        self, end: CallingEnd, address: str, key: Ed25519PublicKey, audience: str = LEASE
+    ) -> tuple[AttestedCall, BlockingStream]:
+        """As `dial`, by address."""
+        host, _, port = address.partition(":")
+        self._streams.append(BlockingStream(host, int(port), connect_seconds=5, seconds=5))
+        return AttestedCall(end, address, key, audience), self._streams[-1]
 
     def open(self, end: CallingEnd, to: Custodian, audience: str = LEASE) -> tuple[AttestedCall, BlockingStream]:
         connection, stream = self.dial(end, to, to.key.public_key(), audience)
