@@ -1,4 +1,4 @@
-"""A custodian without its enclaves' port: its database, ledger and operators, and instances that a test plays itself."""
+"""A custodian without its enclaves' port: database, ledger and operators, and instances that a test plays itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
-from hand_clock import HandClock
-from lease_enclaves import Platform
-from lending import MODEL_KEY, Instance, terms
 
 from blindai.custody import migrations
 from blindai.custody.certificate import OperatorsTls
@@ -29,6 +26,9 @@ from blindai.web.database import Database
 from blindai.web.http import HttpLimits
 from blindai.web.passwords import Passwords
 from blindai.web.serving import HttpPort
+from hand_clock import HandClock
+from lease_enclaves import Platform
+from lending import MODEL_KEY, Instance, terms
 
 # Enough for a form, fast enough for a test.
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

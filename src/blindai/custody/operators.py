@@ -85,6 +85,20 @@ class Operator:
             )
 
 
+def require_name(name: str) -> None:
+    """Refuse what cannot be the name of an operator.
+
+    Raises:
+        InvalidInput: `operator.name`.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            "the name of an operator is made of a-z, 0-9, '.', '_' and '-', begins with a letter or a digit, "
+            "and has 63 characters at most",
+            code="operator.name",
+        )
+
+
 class Operators:
     """The accounts in one database. Thread-safe.
 
@@ -107,12 +121,7 @@ class Operators:
         Raises:
             InvalidInput: `operator.name`, `operator.exists`, or a `password.*` code.
         """
-        if not NAME.fullmatch(name):
-            raise InvalidInput(
-                "the name of an operator is made of a-z, 0-9, '.', '_' and '-', begins with a letter or a digit, "
-                "and has 63 characters at most",
-                code="operator.name",
-            )
+        require_name(name)
         require_strength(password, name=name)
         stored = self._passwords.hash(password)
         now = int(self._clock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from blindai.cli.custodian import audit, budget, consumer, export, lease, proposal, seal, serve, switch
+from blindai.cli.custodian import audit, budget, consumer, export, lease, operator, proposal, seal, serve, switch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,7 @@ app.command()(seal.seal)
 app.add_typer(lease.app, name="lease")
 app.add_typer(budget.app, name="budget")
 app.add_typer(consumer.app, name="consumer")
+app.add_typer(operator.app, name="operator")
 app.command()(switch.stop)
 app.command()(switch.pause)
 app.command()(switch.resume)
