@@ -233,8 +233,8 @@ class Keeper:
                 await self._trouble(error)
             else:
                 self._fault = ""
+                backoff.reset()
                 if self.terms.renew_ns() > elapsed_ns():
-                    backoff.reset()
                     continue
                 # Time so short, or so old, is asked for again, but not as fast as the line allows.
             await asyncio.sleep(backoff.next())
