@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from custodian import OPERATOR, CallingInstance, CustodianProcess, Loan, RunningCustodian, lend, opened
 
 from blindai.errors import LeaseStopped
 from blindai.wire.custody import LeaseState
+from custodian import OPERATOR, CallingInstance, CustodianProcess, Loan, RunningCustodian
 
 Borrow = Callable[[Loan, str], CallingInstance]
 Start = Callable[..., CustodianProcess]

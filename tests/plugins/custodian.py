@@ -32,6 +32,7 @@ from blindai.channel.flow import BlockingStream
 from blindai.channel.http1 import Answer, request_head
 from blindai.channel.listening import listen
 from blindai.custody.certificate import OperatorsTls
+from blindai.custody.clock import SYSTEM_LEDGER_CLOCK, LedgerClock
 from blindai.custody.custodian import Custodian, Place
 from blindai.custody.operators import Role
 from blindai.custody.sealing import seal
@@ -85,10 +86,10 @@ class Loan:
         return "\n".join(["[custody]", *(f'{name} = "{value}"' for name, value in self.config(address).items()), ""])
 
 
-def opened(folder: Path, database_url: str | None = None) -> Custodian:
+def opened(folder: Path, database_url: str | None = None, *, clock: LedgerClock = SYSTEM_LEDGER_CLOCK) -> Custodian:
     """The custodian in `folder`, with one operator, `OPERATOR`. Whoever opens it closes it."""
     place = Place.at(folder, database_url)
-    custodian = Custodian.open(place, lambda lock: KeyFile(place.key_file))
+    custodian = Custodian.open(place, lambda lock: KeyFile(place.key_file), clock=clock)
     if not custodian.operators.all():
         custodian.operators.add(OPERATOR, Role.ADMIN, PASSWORD)
     return custodian

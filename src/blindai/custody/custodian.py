@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 from platformdirs import user_data_dir
 
 from blindai.custody import migrations, secret_file
+from blindai.custody.clock import SYSTEM_LEDGER_CLOCK, LedgerClock
 from blindai.custody.keys import CustodianKeys, stored_lock
 from blindai.custody.ledger import Ledger
 from blindai.custody.operators import Operators
@@ -75,19 +76,28 @@ class Custodian:
         database, keys, ledger, operators: its parts.
     """
 
-    def __init__(self, place: Place, database: Database, keys: CustodianKeys) -> None:
+    def __init__(
+        self, place: Place, database: Database, keys: CustodianKeys, *, clock: LedgerClock = SYSTEM_LEDGER_CLOCK
+    ) -> None:
         self.place = place
         self.database = database
         self.keys = keys
-        self.ledger = Ledger(database, keys)
+        self.ledger = Ledger(database, keys, clock=clock)
         self.operators = Operators(database)
 
     @classmethod
-    def open(cls, place: Place, unlock: Callable[[Lock | None], Unlock]) -> Self:
+    def open(
+        cls,
+        place: Place,
+        unlock: Callable[[Lock | None], Unlock],
+        *,
+        clock: LedgerClock = SYSTEM_LEDGER_CLOCK,
+    ) -> Self:
         """Open the custodian at `place`; make it, where there is none.
 
         Args:
             unlock: gives what opens the keys, told how they are locked; None where none were made yet.
+            clock: decides when grants have run out.
 
         Raises:
             ConfigurationError: as `Database.open`, `migrations.upgrade` and `CustodianKeys.open`.
@@ -100,7 +110,7 @@ class Custodian:
         except BaseException:
             database.dispose()
             raise
-        return cls(place, database, keys)
+        return cls(place, database, keys, clock=clock)
 
     def close(self) -> None:
         self.database.dispose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # An instance has two connections, one of which waits for changes.
 LIMITS: Final = HttpLimits(max_connections=4096, max_body_bytes=wire.MAX_MESSAGE_BYTES)
+
+_log = structlog.get_logger("blindai.custody")
 
 Message = TypeVar("Message", wire.Renewal, wire.Watch, wire.BudgetRequest, wire.Closing, wire.ArtefactRange)
 
@@ -58,6 +61,7 @@ class EnclaveService:
             ],
             exception_handlers={BlindAIError: _problem, HTTPException: _http_problem, Exception: _incident},
         )
+        self.application.router.redirect_slashes = False
 
     async def _renew(self, request: Request) -> Response:
         message = await _read(request, wire.Renewal)
@@ -102,6 +106,8 @@ async def _read(request: Request, kind: type[Message]) -> Message:
         raise PermissionDenied("the gate of this connection was opened for another lease", code="lease.foreign")
     if not isinstance(message, wire.ArtefactRange) and message.instance != caller.instance:
         raise PermissionDenied("the gate of this connection was opened for another instance", code="lease.instance")
+    # What a message holds stays out of the log: it is signed and stored where it counts.
+    _log.debug("asked", what=kind.__name__, lease=caller.audience, instance=caller.instance)
     return message
 
 
@@ -109,9 +115,11 @@ def _answer(value: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(value), media_type=CONTENT_TYPE)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, BlindAIError):  # pragma: no cover - Starlette calls this for no other
         raise error
+    caller: Caller = request.state.caller
+    _log.info("refused", code=error.code, lease=caller.audience, instance=caller.instance, path=request.url.path)
     return Response(problem_body(error), status_of(error), media_type=CONTENT_TYPE)
 
 
