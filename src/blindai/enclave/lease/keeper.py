@@ -332,12 +332,13 @@ class Keeper:
     async def _hear(self, status: wire.LeaseStatus) -> bool:
         """Act upon a status; the next watch says that this was done."""
         news = self.terms.hear(status)
+        await self._apply()
+        self._applied = status.version
         if news:
+            # By now all runs have ended that were stopped: their counts can be handed in.
             self._unreported = self.terms.barred
             self._pause_ns = 0
             self._ask()
-        await self._apply()
-        self._applied = status.version
         return news
 
     # Expiring.
