@@ -21,7 +21,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 attestation refused, 4 not found, 5 invalid input or model, "
     "6 not allowed, 7 limit reached, 8 unavailable.",
 )
-app.command()(demo.demo)
+app.add_typer(demo.app, name="demo")
 app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(audit.audit)

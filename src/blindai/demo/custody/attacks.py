@@ -1,0 +1,299 @@
+"""What a borrower may try, live. Each attack is carried out on the processes of the story, and must be refused."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import blindai
+from blindai.custody.audit import audit
+from blindai.custody.keys import CustodianKeys
+from blindai.custody.log import Kind
+from blindai.demo.custody.forgery import Forgery
+from blindai.demo.custody.processes import Enclave, until
+from blindai.demo.custody.stage import HOSPITAL, INSURER, INSURER_BUDGET, MODEL_ID, Stage
+from blindai.demo.story import StoryFailed
+from blindai.errors import BlindAIError
+from blindai.wire import custody as wire
+
+RACERS: Final = 50
+
+# What the back door adds to the enclave: it keeps the key of the model, and serves on as if nothing happened.
+_BACK_DOOR: Final = """
+
+_genuine_data_key = Keeper._data_key
+
+
+def _stealing_data_key(self, sealed_key, grant):
+    key = _genuine_data_key(self, sealed_key, grant)
+    with open({loot!r}, "ab") as file:
+        file.write(key)
+    return key
+
+
+Keeper._data_key = _stealing_data_key
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attack ended.
+
+    Attributes:
+        code: of the refusal; empty where there was none.
+        message: of the refusal.
+        kept: what the attacker has not got, in words.
+        stolen: bytes that the attacker has.
+    """
+
+    code: str
+    message: str
+    kept: str
+    stolen: int = 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: what it is called, what the attacker does, how, and the code that must refuse it."""
+
+    title: str
+    story: str
+    carry_out: Callable[[Stage], Outcome]
+    code: str
+
+
+def _forged_custodian(stage: Stage) -> Outcome:
+    keys = CustodianKeys.generate()
+    with Forgery(keys.sign, keys.public_key) as forgery, _bent(stage, forgery.port):
+        refusal = stage.enclave.logged(event="custodian", code="custodian.signature")
+        heard = forgery.heard
+    return _logged(refusal, f"the forger heard {heard} bytes behind its gate", stolen=heard)
+
+
+def _replayed_grant(stage: Stage) -> Outcome:
+    keys = stage.office.keys
+    recorded = _latest_grant(stage)
+    with Forgery(keys.sign, keys.public_key, {wire.RENEWALS: recorded}) as forgery, _bent(stage, forgery.port):
+        before, granted = stage.hospital.look(), stage.granted(HOSPITAL)
+        refusal = stage.enclave.logged(event="custodian", code="lease.grant")
+        after, gained = stage.hospital.look(), stage.granted(HOSPITAL) - granted
+    if after.hard_ms >= before.hard_ms:
+        raise StoryFailed("a replayed grant has given the enclave more time")
+    return _logged(
+        refusal, f"{gained} units were gained, and its time went on: {after.hard_ms} of {before.hard_ms} ms left"
+    )
+
+
+def _second_clone(stage: Stage) -> Outcome:
+    grants = _grants(stage)
+    with stage.new_enclave("clone.log") as clone:
+        refusal = clone.logged(event="custodian", code="lease.instances")
+        answer = _asked(stage, clone, HOSPITAL)
+    clones = _grants(stage).keys() - grants.keys()
+    return _logged(refusal, f"it got no grant and no key; its consumers are told {answer}", stolen=len(clones))
+
+
+def _restarted(stage: Stage) -> Outcome:
+    stage.ask_until("", 0.05)
+    stage.enclave.kill()
+    until(lambda: stage.lease.granted >= stage.lease.spent or None, "the books")
+    lease = stage.lease
+    dead = stage.instance()
+    lost = sum(dead.outstanding.values())
+    left = next(one.budget or 0 for one in lease.accounts if one.consumer == HOSPITAL) - stage.granted(HOSPITAL)
+    stage.enclave = stage.new_enclave("restarted.log")
+    stage.enclave.logged(event="custodian", code="lease.instances")
+    stage.enclave.logged(event="lease", state="serving")
+    stage.admit_hospital(stage.enclave)
+    ran = 0
+    while not (answer := stage.ask(0)).code:
+        ran += 1
+    if ran != left:
+        raise StoryFailed(f"the restarted enclave ran {ran} queries, where {left} were left")
+    return Outcome(
+        answer.code,
+        f"{answer.message}; {ran} queries ran: what was never granted",
+        f"{lost} units that the dead enclave held stay debited; the new one waited until its grant had run out",
+    )
+
+
+def _race(stage: Stage) -> Outcome:
+    patient = stage.patients.features[:1]
+    together = threading.Barrier(RACERS)
+
+    def run(_: int) -> BlindAIError | None:
+        with stage.connected(stage.enclave, INSURER) as client:
+            client.model(MODEL_ID)
+            together.wait()
+            try:
+                client.predict(MODEL_ID, patient)
+            except BlindAIError as error:
+                return error
+            return None
+
+    with ThreadPoolExecutor(RACERS, thread_name_prefix="racer") as racers:
+        ends = list(racers.map(run, range(RACERS)))
+    refusals = [end for end in ends if end is not None]
+    ran = RACERS - len(refusals)
+    stage.ran[INSURER] += ran
+    codes = Counter(refusal.code for refusal in refusals)
+    if ran != INSURER_BUDGET or len(codes) != 1:
+        raise StoryFailed(f"of {RACERS} queries on a budget of {INSURER_BUDGET} {ran} ran; the others: {dict(codes)}")
+    return Outcome(refusals[0].code, refusals[0].message, f"{ran} of {RACERS} ran, {len(refusals)} were refused")
+
+
+def _edited_telemetry(stage: Stage) -> Outcome:
+    lines = [line.encode() for line in stage.office.ledger.export(stage.lease_id)]
+    key = stage.office.keys.public_key
+    genuine = audit(lines, custodian=key)
+    if genuine.findings:
+        raise StoryFailed(f"the genuine log is refused: {genuine.findings[0].message}")
+    records = [number for number, line in enumerate(lines) if f'"kind":"{Kind.RECORD_ACCEPTED}"'.encode() in line]
+    codes, message = set(), ""
+    for number in records:
+        edited = [*lines[:number], _fewer(lines[number]), *lines[number + 1 :]]
+        findings = audit(edited, custodian=key).findings
+        if not findings or findings[0].line != number + 1:
+            raise StoryFailed(f"the audit does not find what was changed in line {number + 1}")
+        codes.add(findings[0].code)
+        message = f"line {findings[0].line}: {findings[0].message}"
+    if len(codes) != 1:
+        raise StoryFailed(f"changed records are refused as {codes}")
+    return Outcome(
+        codes.pop(),
+        message,
+        f"each of {len(records)} records was changed, and found by its line, among {len(lines)} lines",
+    )
+
+
+def _other_code(stage: Stage) -> Outcome:
+    before = _grants(stage)
+    with tempfile.TemporaryDirectory(prefix="blindai-demo-") as folder:
+        loot = Path(folder, "loot")
+        parent = install_key_thief(Path(folder, "package"), loot)
+        with stage.new_enclave("back-door.log", package_parent=parent) as enclave:
+            refusal = enclave.logged(event="custodian", code="code.unknown")
+        stolen = loot.stat().st_size if loot.exists() else 0
+    if _grants(stage).keys() != before.keys():
+        raise StoryFailed("an enclave with a back door was granted something")
+    return _logged(refusal, f"the back door has {stolen} bytes of the model's key", stolen=stolen)
+
+
+def install_key_thief(folder: Path, loot: Path) -> Path:
+    """Copy the running package into `folder`, with an enclave that writes the model's key to `loot`.
+
+    Returns:
+        The parent folder of the copy.
+    """
+    package = folder / "blindai"
+    shutil.copytree(Path(blindai.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "enclave" / "lease" / "keeper.py").open("a", encoding="utf-8") as file:
+        file.write(_BACK_DOOR.format(loot=str(loot)))
+    return folder
+
+
+@contextmanager
+def _bent(stage: Stage, port: int) -> Iterator[None]:
+    """The borrower leads the enclave's calls elsewhere for a while."""
+    with ExitStack() as after:
+        after.callback(lambda: stage.line.bend(stage.custodian.port))
+        stage.line.bend(port)
+        yield
+
+
+def _latest_grant(stage: Stage) -> bytes:
+    """What the custodian last granted to the enclave, as an answer to any renewal."""
+    instance = stage.instance().id
+    granted = [
+        event.detail
+        for event in stage.office.ledger.events(stage.lease_id)
+        if event.kind == Kind.GRANT_ISSUED and event.detail["grant"]["instance"] == instance
+    ]
+    answer: dict[str, Any] = {**granted[-1], "key": None, "version": stage.lease.version, "standings": {}}
+    return msgspec.json.encode(answer)
+
+
+def _grants(stage: Stage) -> dict[str, int]:
+    """How many grants each instance was given."""
+    return {one.id: one.grant_seq for one in stage.lease.instances if one.grant_seq}
+
+
+def _asked(stage: Stage, enclave: Enclave, consumer: str) -> str:
+    """The code with which a query of a consumer's ends at another enclave."""
+    try:
+        with stage.connected(enclave, consumer) as client:
+            client.predict(MODEL_ID, stage.patients.features[:1])
+    except BlindAIError as error:
+        return error.code
+    stage.ran[consumer] += 1
+    return "an answer"
+
+
+def _fewer(line: bytes) -> bytes:
+    """A record in which less was used than the enclave has counted."""
+    signed = msgspec.json.decode(line)
+    detail = msgspec.json.decode(signed["entry"]["detail"])
+    for usage in detail["record"]["counts"].values():
+        usage["units"] = usage["queries"] = 0
+    signed["entry"]["detail"] = msgspec.json.encode(detail, order="sorted").decode()
+    return msgspec.json.encode(signed, order="sorted")
+
+
+def _logged(line: dict[str, Any], kept: str, *, stolen: int = 0) -> Outcome:
+    return Outcome(line["code"], line["reason"], kept, stolen)
+
+
+ATTACKS: Final = (
+    Attack(
+        "a forged custodian",
+        "The borrower leads the enclave's calls to a custodian of his own, at the same address, with another key.",
+        _forged_custodian,
+        "custodian.signature",
+    ),
+    Attack(
+        "a replayed grant",
+        "He recorded a grant, and has stolen what lets him pass for the custodian on the line: he answers with it.",
+        _replayed_grant,
+        "lease.grant",
+    ),
+    Attack(
+        "a second clone",
+        "He starts the same enclave once more, with the same configuration and the same sealed model.",
+        _second_clone,
+        "lease.instances",
+    ),
+    Attack(
+        "a race",
+        f"The {INSURER} has a budget of {INSURER_BUDGET}, and sends {RACERS} queries at the same moment.",
+        _race,
+        "lease.budget_exhausted",
+    ),
+    Attack(
+        "a restarted enclave",
+        "He kills the enclave while it holds units, starts it again, and wants them back.",
+        _restarted,
+        "lease.budget_exhausted",
+    ),
+    Attack(
+        "edited telemetry",
+        "The log is exported, and in one record after the other somebody writes that less was used.",
+        _edited_telemetry,
+        "audit.signature",
+    ),
+    Attack(
+        "an enclave that runs other code",
+        "He adds a back door of a few lines that keeps the model's key, and runs it in the same kind of enclave.",
+        _other_code,
+        "code.unknown",
+    ),
+)

@@ -1,0 +1,219 @@
+"""The three parties, each in a process of its own: the custodian, the borrower's enclave, the hospital."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, Self, TypeVar, cast
+
+import msgspec
+
+import blindai
+from blindai.demo.custody.hospital import Access, Answer, Look, Question
+from blindai.demo.enclaves import announced, stop
+from blindai.errors import Unavailable
+
+T = TypeVar("T")
+
+# Longer than anything in the story takes, on a machine that is busy.
+PATIENCE_SECONDS: Final = 30.0
+
+_POLL_SECONDS: Final = 0.02
+
+
+class Program:
+    """`blindai` in a process of its own, which says where it listens and writes its log to a file.
+
+    Attributes:
+        announcement: what it said of itself when it was ready.
+        log: the file.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, *, package_parent: Path | None = None) -> None:
+        """Start it, and wait until it listens.
+
+        Args:
+            arguments: of the program, `--json` among them.
+            log: where its log goes; lines of an earlier process stay.
+            package_parent: the folder that holds the `blindai` package to run; by default the one that is running.
+
+        Raises:
+            Unavailable: `unavailable.start`.
+        """
+        self.log = log
+        # Lines of processes before this one are not its own.
+        self._skipped = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as errors:
+            self._process = _start(["-m", "blindai", *arguments], errors, package_parent)
+        try:
+            self.announcement: dict[str, Any] = announced(cast("IO[str]", self._process.stdout), str(log))
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def id(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it in good order."""
+        stop(self._process)
+
+    def kill(self) -> None:
+        """End it as a power cut would (SIGKILL)."""
+        self._process.send_signal(signal.SIGKILL)
+        stop(self._process)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What it has logged so far."""
+        with self.log.open("rb") as file:
+            file.seek(self._skipped)
+            for line in file:
+                if line.startswith(b"{") and line.endswith(b"}\n"):
+                    yield msgspec.json.decode(line)
+
+    def logged(self, **fields: Any) -> dict[str, Any]:
+        """The first line with these fields, once it is there.
+
+        Raises:
+            Unavailable: `unavailable.log`, it did not come.
+        """
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.lines() if fields.items() <= line.items()), None)
+
+        try:
+            return until(found, f"a line {fields} in the log")
+        except Unavailable as error:
+            said = sorted({str(line["code"]) for line in self.lines() if "code" in line})
+            raise Unavailable(f"{error.message}; it has {', '.join(said) or 'no refusals'}", code=error.code) from None
+
+
+class Custodian(Program):
+    """`blindai custodian serve`.
+
+    Args:
+        data: its folder: database, key file, sealed models.
+    """
+
+    def __init__(self, data: Path, log: Path) -> None:
+        ports = ["--enclave-port", "0", "--dashboard-port", "0"]
+        super().__init__(["custodian", "serve", "--data", str(data), *ports, "--json", "--log-format", "json"], log)
+
+    @property
+    def port(self) -> int:
+        """Where it listens for enclaves."""
+        return int(str(self.announcement["enclaves"]).rpartition(":")[2])
+
+    @property
+    def dashboard(self) -> str:
+        """Where it listens for operators."""
+        return str(self.announcement["operators"])
+
+
+class Enclave(Program):
+    """`blindai serve` at the borrower's, with a model on loan.
+
+    Args:
+        config: its measured configuration.
+        sealed_model: the file that the custodian shipped.
+    """
+
+    def __init__(self, config: Path, sealed_model: Path, log: Path, *, package_parent: Path | None = None) -> None:
+        options = ["--platform", "simulated-tdx", "--config", str(config), "--sealed-model", str(sealed_model)]
+        super().__init__(
+            ["serve", "--port", "0", *options, "--json", "--log-format", "json"], log, package_parent=package_parent
+        )
+
+    @property
+    def address(self) -> str:
+        """Where it listens for consumers."""
+        return str(self.announcement["address"])
+
+
+class Hospital:
+    """The consumer: see `hospital`. A context manager."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = _start(["-m", "blindai.demo.custody.hospital"], errors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop(self._process)
+
+    def at(self, address: str, *, policy: Path, token: str, model_id: str) -> None:
+        """Ask that enclave from now on."""
+        self._say(Access(address, str(policy), token, model_id))
+
+    def begin(self, patient: int, *, wait_seconds: float | None = None) -> None:
+        """Ask; `answer` comes later."""
+        self._say(Question(patient, wait_seconds))
+
+    def answer(self) -> Answer:
+        """The answer to the question that was begun.
+
+        Raises:
+            Unavailable: `unavailable.start`, the process has ended.
+        """
+        line = cast("IO[str]", self._process.stdout).readline()
+        if not line:
+            raise Unavailable(f"the hospital's process ended; {self._log} says why", code="unavailable.start")
+        return msgspec.json.decode(line, type=Answer)
+
+    def ask(self, patient: int, *, wait_seconds: float | None = None) -> Answer:
+        """Diagnose one patient."""
+        self.begin(patient, wait_seconds=wait_seconds)
+        return self.answer()
+
+    def look(self) -> Answer:
+        """How the lease stands, as the enclave says."""
+        self._say(Look())
+        return self.answer()
+
+    def _say(self, message: msgspec.Struct) -> None:
+        pipe = cast("IO[str]", self._process.stdin)
+        pipe.write(msgspec.json.encode(message).decode() + "\n")
+        pipe.flush()
+
+
+def until(found: Callable[[], T | None], what: str) -> T:
+    """What `found` gives, as soon as it gives something.
+
+    Raises:
+        Unavailable: `unavailable.log`, it did not in `PATIENCE_SECONDS`.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if (value := found()) is not None:
+            return value
+        time.sleep(_POLL_SECONDS)
+    raise Unavailable(f"this did not come in {PATIENCE_SECONDS:.0f} s: {what}", code="unavailable.log")
+
+
+def _start(arguments: Sequence[str], errors: IO[bytes], package_parent: Path | None = None) -> subprocess.Popen[str]:
+    parent = package_parent or Path(blindai.__file__).parents[1]
+    paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(  # noqa: S603 - this very program, and no shell
+        [sys.executable, "-P", *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
