@@ -17,10 +17,10 @@ PACKAGE = Path(blindai.__file__).parent
 
 _CODE = re.compile(
     r"(attester|audit|channel|custodian|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config"
-    r"|devices|result|measure|lease)"
+    r"|devices|result|measure|lease|amount)"
     r"(\.[a-z_]+)+"
 )
-_WITHOUT_STEP = ("policy.", "attester.", "audit.", "measure.", "custodian.", "lease.")
+_WITHOUT_STEP = ("policy.", "attester.", "audit.", "measure.", "custodian.", "lease.", "amount.")
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 
@@ -60,7 +60,7 @@ def pattern(node: ast.expr) -> str:
 @pytest.fixture(scope="module")
 def raised() -> dict[str, str]:
     """Pattern to the module that raises it."""
-    return raised_below("attestation", "channel", "custody/audit", "enclave/lease")
+    return raised_below("attestation", "channel", "custody/audit", "custody/ledger", "enclave/lease")
 
 
 def raised_below(*folders: str) -> dict[str, str]:

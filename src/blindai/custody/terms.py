@@ -92,15 +92,15 @@ class Terms:
         _require_name(self.name, "name", "lease.name")
         _require_name(self.borrower, "borrower", "lease.borrower")
         if _MODEL_ID.fullmatch(self.model_id) is None or ".." in self.model_id:
-            raise _wrong("model_id", "a model is called namespace/name, in a-z, 0-9, '.', '_' and '-'")
+            raise _wrong("lease.model_id", "a model is called namespace/name, in a-z, 0-9, '.', '_' and '-'")
         if _DIGEST.fullmatch(self.model_digest) is None:
-            raise _wrong("model_digest", "the model's digest is SHA-256 in 64 lower-case hex digits")
+            raise _wrong("lease.model_digest", "the model's digest is SHA-256 in 64 lower-case hex digits")
         if self.unit != Unit.QUERIES:
-            raise _wrong("unit", f"this release counts queries, not {self.unit}")
+            raise _wrong("lease.unit", f"this release counts queries, not {self.unit}")
         self._require_times()
-        _require_count("tranche_max", self.tranche_max, MAX_AMOUNT)
-        _require_count("max_instances", self.max_instances, MAX_INSTANCES)
-        _require_count("approvals", self.approvals, MAX_APPROVALS)
+        _require_count(self.tranche_max, MAX_AMOUNT, "lease.tranche_max")
+        _require_count(self.max_instances, MAX_INSTANCES, "lease.max_instances")
+        _require_count(self.approvals, MAX_APPROVALS, "lease.approvals")
         require_amount(self.budget)
         self._require_consumers()
         self._require_chips()
@@ -117,19 +117,19 @@ class Terms:
     def _require_times(self) -> None:
         for name, value in (("soft_ms", self.soft_ms), ("ttl_ms", self.ttl_ms)):
             if type(value) is not int:
-                raise _wrong("time", f"{name} is a whole number of milliseconds")
+                raise _wrong("lease.time", f"{name} is a whole number of milliseconds")
         if not MIN_SOFT_MS <= self.soft_ms < self.ttl_ms <= MAX_TTL_MS:
             raise _wrong(
-                "time",
+                "lease.time",
                 f"soft_ms is at least {MIN_SOFT_MS}, ttl_ms is more than that and at most {MAX_TTL_MS}; "
                 f"these are {self.soft_ms} and {self.ttl_ms}",
             )
 
     def _require_consumers(self) -> None:
         if self.open_to_anyone and self.consumers:
-            raise _wrong("consumers", "a lease that is open to anyone names no consumers")
+            raise _wrong("lease.consumers", "a lease that is open to anyone names no consumers")
         if len(self.consumers) > MAX_CONSUMERS:
-            raise _wrong("consumers", f"a lease has at most {MAX_CONSUMERS} consumers")
+            raise _wrong("lease.consumers", f"a lease has at most {MAX_CONSUMERS} consumers")
         for name, budget in self.consumers.items():
             require_consumer(name)
             if budget is not None:
@@ -162,10 +162,10 @@ def _require_name(value: str, what: str, code: str) -> None:
         raise ConfigurationError(f"the {what} is 1 to {MAX_NAME_CHARACTERS} printable characters", code=code)
 
 
-def _require_count(name: str, value: int, most: int) -> None:
+def _require_count(value: int, most: int, code: str) -> None:
     if type(value) is not int or not 1 <= value <= most:
-        raise _wrong(name, f"{name} is a whole number from 1 to {most}")
+        raise _wrong(code, f"{code.partition('.')[2]} is a whole number from 1 to {most}")
 
 
-def _wrong(what: str, message: str) -> ConfigurationError:
-    return ConfigurationError(message, code=f"lease.{what}")
+def _wrong(code: str, message: str) -> ConfigurationError:
+    return ConfigurationError(message, code=code)
