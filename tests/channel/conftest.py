@@ -8,9 +8,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from OpenSSL import SSL
 
@@ -201,6 +205,15 @@ def post(target: str, body: bytes, *headers: str, method: str = "POST") -> bytes
     """An HTTP request."""
     lines = [f"{method} {target} HTTP/1.1", "Host: e", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+def rsa_certificate() -> tuple[Any, x509.Certificate]:
+    """A key of another kind than the protocol allows, with its certificate."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name, now = x509.Name([]), datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return key, builder.sign(key, hashes.SHA256())
 
 
 LEASE = "lease-aaaaaaaaaaaaaaaa"

@@ -30,6 +30,7 @@ from blindai.attestation.simulated.nvidia import SimulatedNvidiaRoot
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.attestation.simulated.tpm import QUOTED_PCRS, SimulatedTpm, TpmFaults
 from blindai.attestation.simulated.tpm_certificates import SimulatedTpmRoot
+from blindai.channel import calling as calling_module
 from blindai.channel import gate
 from blindai.channel import reversed_gate as messages
 from blindai.channel.calling import AttestedCall, CalledConnection, CallingEnd, call
@@ -37,7 +38,7 @@ from blindai.channel.gate import GATE_PATH, GateCredential
 from blindai.channel.keyset import INSTANCE_LIFETIME
 from blindai.channel.receiving import Caller, Challenged, ReceivingEnd
 from blindai.channel.reversed_gate import CHALLENGE_PATH
-from blindai.channel.tls import TLSPipe
+from blindai.channel.tls import TLSPipe, receiving_context
 from blindai.errors import AttestationError, BlindAIError, CustodianError, LeaseStopped, QuotaExceeded, Unavailable
 
 from .conftest import (
@@ -49,6 +50,7 @@ from .conftest import (
     RunningEnd,
     SwitchableAttester,
     Victim,
+    rsa_certificate,
 )
 
 RunCustodian = Callable[..., Custodian]
@@ -390,6 +392,13 @@ class TestForgery:
                 stream.run(connection.open())
         assert caught.value.code == ("custodian.not_custodian" if kind == "TLS 1.3" else "custodian.tls")
 
+    def test_another_kind_of_key(
+        self, custodian: Custodian, dialler: Dialler, end: CallingEnd, switchable: SwitchableAttester
+    ) -> None:
+        custodian.end.context = receiving_context(*rsa_certificate())
+        assert self.refused(dialler, end, custodian).code == "custodian.tls"
+        assert switchable.calls == []
+
     def test_a_client_in_place_of_the_enclave(self, custodian: Custodian, victim: Victim) -> None:
         """Without a certificate the handshake fails, whatever else is said."""
         with pytest.raises(AttestationError) as caught:
@@ -593,6 +602,23 @@ class TestEventLoop:
         with pytest.raises(CustodianError) as caught:
             asyncio.run(calling(end, custodian))
         assert (caught.value.step, caught.value.code) == ("platform", "chip.unknown")
+        custodian.nothing_left()
+
+    def test_a_farewell_that_nobody_takes(
+        self, custodian: Custodian, end: CallingEnd, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def nothing(patience: float | None) -> None:
+            assert patience == calling_module.CLOSING_SECONDS
+            raise TimeoutError
+
+        async def main() -> None:
+            connection = await calling(end, custodian)
+            connection._stream.pause_writing()
+            monkeypatch.setattr(connection._stream, "_wait", nothing)
+            await connection.close()
+            assert not connection.usable
+
+        asyncio.run(main())
         custodian.nothing_left()
 
     def test_cut(self, custodian: Custodian, end: CallingEnd) -> None:

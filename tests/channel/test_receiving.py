@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -15,12 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from blindai.attestation.attesters.attester import Attester
@@ -39,7 +32,18 @@ from blindai.channel.tls import TLSPipe, calling_context
 from blindai.demo.impostor import Impostor
 from blindai.errors import AttestationError, BlindAIError, CustodianError, LeaseStopped, Unavailable
 
-from .conftest import LEASE, REQUEST, Client, Custodian, Dialler, MovableClock, RunningEnd, Victim, post
+from .conftest import (
+    LEASE,
+    REQUEST,
+    Client,
+    Custodian,
+    Dialler,
+    MovableClock,
+    RunningEnd,
+    Victim,
+    post,
+    rsa_certificate,
+)
 
 Connect = Callable[..., Client]
 RunCustodian = Callable[..., Custodian]
@@ -419,20 +423,7 @@ class TestCertificate:
         assert [line["reason"] for line in logs] == ["peer did not return a certificate"]
 
     def test_of_another_kind_of_key(self, custodian: Custodian, connect: Connect) -> None:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        name = x509.Name([])
-        now = datetime.now(UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now)
-            .not_valid_after(now + timedelta(days=1))
-            .sign(key, hashes.SHA256())
-        )
-        context = calling_context(key, certificate)  # type: ignore[arg-type] # what no caller of ours would take
+        context = calling_context(*rsa_certificate())
         client = connect(custodian, context).shake()
         client.send(post(CHALLENGE_PATH, CHALLENGE))
         status, problem = client.response()
@@ -689,98 +680,3 @@ class TestEnd:
         assert client.ended()
         custodian.held.set()
         nobody(custodian, client)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
-PRESENTATION = {
-    "v": 1,
-    "mode": "fresh",
-    "nonce": OTHER,
-    "keyset": {
-        "tls_spki_sha256": OTHER,
-        "hpke_public_key": OTHER,
-        "receipt_key": OTHER,
-        "proof_key": OTHER,
-        "not_after": 2_000_000_000,
-    },
-    "config": {},
-    "statement": {
-        "role": "client",
-        "nonce": OTHER,
-        "ekm": OTHER,
-        "spki_sha256": OTHER,
-        "keyset_digest": OTHER,
-        "devices_digest": OTHER,
-        "config_digest": OTHER,
-    },
-    "evidence": {},
-}
-DECODERS = {
-    "challenge request": (messages.challenge_request_decoder, {"v": 1, "audience": LEASE}),
-    "challenge answer": (messages.challenge_answer_decoder, {"v": 1, "nonce": OTHER, "signature": OTHER * 2}),
-    "presentation": (messages.presentation_decoder, PRESENTATION),
-    "admission": (messages.admission_decoder, {"v": 1, "instance": OTHER}),
-}
-
-
-@pytest.mark.parametrize("name", DECODERS)
-class TestParsers:
-    def test_a_message_is_taken(self, name: str) -> None:
-        decoder, message = DECODERS[name]
-        decoder.decode(gate.encoder.encode(message))  # type: ignore[attr-defined] # each is a decoder
-
-    @given(data=st.binary(max_size=200) | JSON.map(msgspec.json.encode))
-    def test_any_bytes_are_refused_in_one_way(self, name: str, data: bytes) -> None:
-        decoder, _ = DECODERS[name]
-        with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
-            decoder.decode(data)  # type: ignore[attr-defined] # each is a decoder
-
-    @given(data=st.data())
-    def test_any_member_of_another_form(self, name: str, data: st.DataObject) -> None:
-        """Whatever stands in one place of a message, it is taken as it is or refused in one way."""
-        decoder, message = DECODERS[name]
-        member = data.draw(st.sampled_from([*message, "more"]))
-        value = data.draw(JSON)
-        try:
-            decoded = decoder.decode(msgspec.json.encode(message | {member: value}))  # type: ignore[attr-defined] # as above
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        assert member != "more"
-        assert isinstance(getattr(decoded, member), msgspec.Raw) or getattr(decoded, member) == value
-
-    def test_deep_nesting_is_refused(self, name: str) -> None:
-        decoder, _ = DECODERS[name]
-        with pytest.raises((msgspec.DecodeError, RecursionError)):
-            decoder.decode(b'{"v":' + b"[" * 100_000)  # type: ignore[attr-defined] # each is a decoder
-
-
-@given(data=st.binary(max_size=300) | JSON.map(msgspec.json.encode))
-def test_nothing_but_a_refusal_comes_of_any_challenge_request(data: bytes) -> None:
-    async def policy_for(audience: str) -> Policy:
-        raise AssertionError
-
-    key = Ed25519PrivateKey.generate()
-    receiving_end = ReceivingEnd(key.sign, key.public_key().public_bytes_raw().hex(), policy_for)
-    with pytest.raises(gate.GateRefusal) as caught:
-        receiving_end.challenge(data, TLSPipe(receiving_end.context, server=True))
-    assert caught.value.code in {"gate.malformed", "gate.version"}
-
-
-@given(data=st.binary(max_size=300) | JSON.map(lambda value: msgspec.json.encode(PRESENTATION | {"config": value})))
-def test_nothing_but_a_refusal_comes_of_any_attestation(data: bytes) -> None:
-    async def policy_for(audience: str) -> Policy:
-        raise AssertionError
-
-    key = Ed25519PrivateKey.generate()
-    receiving_end = ReceivingEnd(key.sign, key.public_key().public_bytes_raw().hex(), policy_for)
-    remembered = receiving.Challenged(LEASE, os.urandom(32), None)
-    pipe = TLSPipe(receiving_end.context, server=True)
-    with pytest.raises((gate.GateRefusal, AttestationError)) as caught:
-        asyncio.run(receiving_end.judge(data, pipe, remembered))
-    error = caught.value
-    assert isinstance(error, gate.GateRefusal | AttestationError)
-    assert error.code in {"gate.malformed", "binding.nonce", "channel.downgrade"}

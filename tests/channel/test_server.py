@@ -15,7 +15,7 @@ import pytest
 
 from blindai.attestation.attesters.attester import Attester
 from blindai.channel import gate, gated
-from blindai.channel.end import AttestedEnd
+from blindai.channel.end import AttestedEnd, Identity
 from blindai.channel.gate import GATE_PATH, MAX_REQUEST_BODY_BYTES, MAX_REQUEST_HEAD_BYTES
 from blindai.channel.plaintext import PlaintextTransport
 from blindai.channel.server import MAX_GATE_REQUESTS, AttestedProtocol, AttestedProtocols
@@ -676,6 +676,32 @@ class TestTransport:
             protocol.connection_made(lower)
             protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
             assert lower.events == ["abort"]
+            protocol.connection_lost(None)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("request_", [gate_request(), gate_request(UNKNOWN)], ids=["fresh", "resumed"])
+    def test_an_answer_that_cannot_be_sent_opens_nothing(self, attester: Attester, request_: bytes) -> None:
+        """TLS fails between question and answer: there is nobody left to open a gate for."""
+
+        class Failing(AttestedEnd):
+            def answer(self, body: bytes, pipe: TLSPipe, identity: Identity) -> Any:
+                pipe.close()
+                return super().answer(body, pipe, identity)
+
+        async def main() -> None:
+            protocol = AttestedProtocols(Failing(attester, {}))(asyncio.Protocol)
+            lower = MemoryTransport()
+            protocol.connection_made(lower)
+            client = TLSPipe(client_context(), server=False)
+            while not client.handshake():
+                protocol.data_received(client.outgoing())
+                client.feed(bytes(lower.written))
+                lower.written.clear()
+            client.write(request_)
+            protocol.data_received(client.outgoing())
+            assert lower.events == ["close"]
+            assert protocol._inner is None
             protocol.connection_lost(None)
 
         asyncio.run(main())

@@ -34,6 +34,9 @@ T = TypeVar("T")
 # As long as the custodian waits at most (`channel.gated.GATE_SECONDS`), and the connection itself.
 OPENING_SECONDS = 15.0
 
+# For a farewell of a few bytes: whoever does not take it will notice the end of the connection.
+CLOSING_SECONDS = 1.0
+
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -294,7 +297,7 @@ class CalledConnection:
     async def close(self) -> None:
         """Say good-bye and close. Never fails."""
         try:
-            await self._stream.run(self._call.close(), seconds=1.0)
+            await self._stream.run(self._call.close(), seconds=CLOSING_SECONDS)
         except Unavailable:
             pass
         finally:
