@@ -296,6 +296,8 @@ class CustodianProcess(ServerProcess):
         arguments: tuple[str | Path, ...] = (),
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self.database_url = database_url
         super().__init__(
             "custodian",
             "serve",
@@ -326,6 +328,10 @@ class CustodianProcess(ServerProcess):
     @property
     def public_key(self) -> str:
         return str(self.said["public_key"])
+
+    def decide(self, *arguments: str | Path) -> Any:
+        """Run a `blindai custodian` command on this custodian's database, as `OPERATOR`; what it printed."""
+        return decide(self.folder, self.database_url, *arguments)
 
 
 class BorrowerProcess(ServerProcess):
@@ -358,6 +364,23 @@ class BorrowerProcess(ServerProcess):
     def address(self) -> str:
         """Where consumers call: an https URL."""
         return str(self.said["address"])
+
+
+def decide(folder: Path, database_url: str | None, *arguments: str | Path) -> Any:
+    """Run a `blindai custodian` command as `OPERATOR`, in a process of its own; the JSON that it printed."""
+    password = folder / "password"
+    password.write_text(PASSWORD, encoding="utf-8")
+    who: list[str | Path] = ["--as", OPERATOR, "--password-file", password, "--json"]
+    options = [*place_options(folder, database_url), *who]
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "blindai", "custodian", *arguments, *options],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return json.loads(ended.stdout)
 
 
 def place_options(folder: Path, database_url: str | None = None) -> list[str | Path]:

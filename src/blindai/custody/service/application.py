@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # An instance has two connections, one of which waits for changes.
 LIMITS: Final = HttpLimits(max_connections=4096, max_body_bytes=wire.MAX_MESSAGE_BYTES)
 
+_PATHS: Final = frozenset({wire.RENEWALS, wire.WATCHES, wire.BUDGET_REQUESTS, wire.CLOSINGS, wire.ARTEFACTS})
+
 _log = structlog.get_logger("blindai.custody")
 
 Message = TypeVar("Message", wire.Renewal, wire.Watch, wire.BudgetRequest, wire.Closing, wire.ArtefactRange)
@@ -119,7 +121,9 @@ async def _problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, BlindAIError):  # pragma: no cover - Starlette calls this for no other
         raise error
     caller: Caller = request.state.caller
-    _log.info("refused", code=error.code, lease=caller.audience, instance=caller.instance, path=request.url.path)
+    # A path that is none of ours may hold anything.
+    path = request.url.path if request.url.path in _PATHS else ""
+    _log.info("refused", code=error.code, lease=caller.audience, instance=caller.instance, path=path)
     return Response(problem_body(error), status_of(error), media_type=CONTENT_TYPE)
 
 
