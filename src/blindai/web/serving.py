@@ -14,13 +14,15 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 from uvicorn.server import ServerState
 
-from blindai.channel.listening import BACKLOG
 from blindai.errors import BlindAIError
 from blindai.web.http import BoundedHttpProtocol, HttpLimits
 from blindai.wire.problems import CONTENT_TYPE, problem_body, status_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Connections that wait to be accepted: all clients of a process that was restarted, at once.
+BACKLOG: Final = 1024
 
 # Of TLS itself; a connection that does not get there holds a file descriptor and little else.
 HANDSHAKE_SECONDS: Final = 10.0
