@@ -9,8 +9,9 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from blindai.crypto.wipe import fresh_bytes
 from blindai.enclave import allocator
-from blindai.enclave.allocator import wipe_cached_blocks, wiping_freed_memory
+from blindai.enclave.allocator import use_huge_pages, wipe_cached_blocks, wiping_freed_memory
 
 
 def test_glibc_takes_the_setting() -> None:
@@ -109,3 +110,18 @@ def test_other_c_libraries_are_named_in_the_log_once() -> None:
 def test_other_systems_have_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert allocator._glibc.__wrapped__("mallopt", None) is None
+
+
+@pytest.mark.parametrize("size", [2, (2 << 20) + 5, 9 << 20])
+def test_a_buffer_on_huge_pages_holds_what_is_written(size: int) -> None:
+    made, view = fresh_bytes(size)
+    use_huge_pages(view)
+    view[:] = bytes([0x5A]) * size
+    assert made.count(0x5A) == size
+
+
+@pytest.mark.usefixtures("other_library")
+def test_a_buffer_without_huge_pages_too() -> None:
+    buffer = bytearray(4 << 20)
+    use_huge_pages(memoryview(buffer))
+    assert not any(buffer)
