@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.attesters.simulated import SimulatedAttester
+from blindai.attestation.evidence import TpmIdentity
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
@@ -95,6 +96,26 @@ class TestParsers:
         decoder, _ = DECODERS[name]
         with pytest.raises((msgspec.DecodeError, RecursionError)):
             decoder.decode(b'{"v":' + b"[" * 100_000)  # type: ignore[attr-defined] # each is a decoder
+
+
+def test_what_a_custodian_signs() -> None:
+    statement = messages.ChallengeStatement(
+        audience=LEASE, nonce="11" * 32, ekm="22" * 32, spki_sha256="33" * 32, caller_spki_sha256="44" * 32
+    )
+    assert statement.message == (
+        b"blindai/challenge/v1\0"
+        b'{"audience":"lease-aaaaaaaaaaaaaaaa","caller_spki_sha256":"' + b"44" * 32 + b'",'
+        b'"ekm":"' + b"22" * 32 + b'","nonce":"' + b"11" * 32 + b'","spki_sha256":"' + b"33" * 32 + b'","v":1}'
+    )
+
+
+def test_the_largest_messages_fit() -> None:
+    identity = TpmIdentity(ak_public=bytes(560), ek_public=bytes(560), ek_certificates=())
+    request = messages.ChallengeRequest(v=1, audience="a" * 64, identity=identity)
+    assert len(gate.encoder.encode(request)) < messages.MAX_CHALLENGE_BODY_BYTES
+    credential = gate.GateCredential(bytes(gate.MAX_CREDENTIAL_BLOB_BYTES), bytes(gate.MAX_ENCRYPTED_SECRET_BYTES))
+    answer = messages.ChallengeAnswer(v=1, nonce=OTHER, signature=OTHER * 2, credential=credential)
+    assert len(gate.encoder.encode(answer)) < messages.MAX_ANSWER_BYTES
 
 
 class World(NamedTuple):
