@@ -99,3 +99,16 @@ def test_system_without_boot_names_counts_each_process_as_one(monkeypatch: pytes
     one, other = SystemLedgerClock(), SystemLedgerClock()
     assert one.boot != other.boot
     assert one.elapsed_ms() <= time.monotonic_ns() // 1_000_000
+
+
+def test_deadlines_of_other_machines_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_MET", 3)
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    others = [Deadline("another", at_ms, LENGTH) for at_ms in range(5)]
+    for deadline in others:
+        assert not deadlines.passed(deadline)
+    clock.ms += LENGTH
+    assert deadlines.passed(others[-1])
+    # Forgotten, it is waited for once more: never the other way round.
+    assert not deadlines.passed(others[0])

@@ -86,13 +86,18 @@ class Deadline:
     length_ms: int
 
 
+# Two machines on one database meet each other's grants, a new one at every renewal.
+MAX_MET: Final = 10_000
+
+
 class Deadlines:
     """Sets deadlines, and says of those of any boot what is left of them. Thread-safe."""
 
     def __init__(self, clock: LedgerClock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # When this process first heard of a deadline of another boot. One for each instance that outlived a restart.
+        # When this process first heard of a deadline of another boot; the oldest are forgotten, which only means that
+        # they would be waited for once more.
         self._met: dict[Deadline, int] = {}
 
     def after(self, ttl_ms: int) -> Deadline:
@@ -107,6 +112,8 @@ class Deadlines:
             return max(0, deadline.at_ms - now)
         with self._lock:
             met = self._met.setdefault(deadline, now)
+            if len(self._met) > MAX_MET:
+                del self._met[next(iter(self._met))]
         return max(0, met + deadline.length_ms - now)
 
     def passed(self, deadline: Deadline) -> bool:
