@@ -203,7 +203,7 @@ def _standings(change: Change, of: Mapping[str, AccountRow]) -> dict[str, Standi
 
 
 def _store(change: Change, renewal: Renewal, answer: GrantAnswer, deadlines: Deadlines) -> None:
-    grant = answer.grant
+    grant, digest = answer.grant, answer.grant.digest
     where = (_GRANTS.c.lease == grant.lease, _GRANTS.c.instance == grant.instance)
     # An answer holds the model's key, if only for the instance: it is kept as long as it may have to be repeated.
     change.connection.execute(sa.update(_GRANTS).where(*where, _GRANTS.c.seq == grant.seq - 1).values(answer=None))
@@ -213,7 +213,7 @@ def _store(change: Change, renewal: Renewal, answer: GrantAnswer, deadlines: Dea
             instance=grant.instance,
             seq=grant.seq,
             renewal_digest=renewal_digest(renewal),
-            digest=grant.digest,
+            digest=digest,
             answer=msgspec.json.encode(answer),
         )
     )
@@ -222,7 +222,7 @@ def _store(change: Change, renewal: Renewal, answer: GrantAnswer, deadlines: Dea
         change,
         grant.instance,
         grant_seq=grant.seq,
-        grant_head=grant.digest,
+        grant_head=digest,
         running=True,
         granted_at=change.at,
         last_seen=change.at,

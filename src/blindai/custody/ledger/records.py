@@ -133,6 +133,8 @@ def receive(
     Raises:
         InvalidInput: as `examine`.
     """
+    if not sent:
+        return Intake(())
     lease, connection = change.lease, change.connection
     held = accounts.holdings(connection, lease.id, instance.id)
     chain = Chain(
