@@ -14,6 +14,7 @@ from pathlib import Path
 
 import client
 import connecting
+import sealing
 import serving
 import verifying
 from machine import LEAST_SCALING, Placement, describe, spin_scaling
@@ -50,6 +51,7 @@ def main() -> int:
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
         tables += [importing, verifying.measure(effort), verifying.measure_hostile(effort)]
+    tables += [sealing.measure(effort), sealing.measure_memory(effort)]
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 

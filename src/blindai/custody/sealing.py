@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
@@ -117,11 +118,13 @@ def _write(file: BinaryIO, header: SealedHeader, body: Iterable[bytes | memoryvi
         _write_all(file, Head(header, stream_key.commitment).encoded)
     digest = hashlib.sha256()
     try:
-        with memoryview(sealed) as view:
+        # Hashing takes as long as all else together: a second core does it meanwhile, where there is one.
+        with ThreadPoolExecutor(1, thread_name_prefix="digest") as hashing, memoryview(sealed) as view:
             for chunk in _chunks(body, header, pieces):
-                digest.update(chunk)
+                hashed = hashing.submit(digest.update, chunk)
                 last = encryptor.number == header.chunks - 1
                 _write_all(file, view[: encryptor.encrypt_into(chunk, view, last=last)])
+                hashed.result()  # before the buffer takes the next chunk
     finally:
         wipe(pieces)
     if digest.hexdigest() != header.model_digest:

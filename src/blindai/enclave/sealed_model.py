@@ -133,10 +133,15 @@ def load_sealed(engine: Engine, head: Head, data_key: Buffer, read: Read) -> Ses
     """
     with wiping_freed_memory():
         try:
-            with opened(head, data_key, read) as plaintext:
-                return engine.load(plaintext.model, plaintext.external)
+            return _load(engine, head, data_key, read)
         finally:
             wipe_thread()
+
+
+def _load(engine: Engine, head: Head, data_key: Buffer, read: Read) -> Session:
+    # A function of its own, so that nothing refers to the buffers any more when freed memory is given back.
+    with opened(head, data_key, read) as plaintext:
+        return engine.load(plaintext.model, plaintext.external)
 
 
 def close_wiped(session: Session) -> None:
