@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 from blindai import Connection
 from blindai.attestation.anchors import Vendor
 from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.demo.attacks import ATTACKS
+from blindai.demo.custody import story as custody
 from blindai.demo.enclaves import install_back_door, served
+from blindai.demo.story import StoryFailed
 
 from .conftest import Run
 from .test_serve import announced, started
@@ -56,3 +61,34 @@ def test_the_back_door_does_work_on_a_client_that_approves_it(tmp_path: Path) ->
     with served(parent) as address, Connection(address, policy=careless) as client:
         client.server()
     assert loot.read_bytes().startswith(b"GET /v2 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("arguments", [("custody", "--json"), ("--json", "custody")])
+def test_the_story_of_a_model_on_loan_for_machines(
+    run: Run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custody, "tell", lambda _: custody.Summary(budget=100, scans=[custody.Scan("late", 0, 0)]))
+    ended = run("demo", *arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.json["simulated"] is True
+    assert (ended.json["budget"], ended.json["scans"]) == (100, [{"when": "late", "key": 0, "weights": 0}])
+
+
+def test_the_story_of_a_model_on_loan_for_people(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(console: Console) -> custody.Summary:
+        console.print("once upon a time")
+        return custody.Summary()
+
+    monkeypatch.setattr(custody, "tell", tell)
+    ended = run("demo", "custody")
+    assert (ended.code, ended.out, ended.err) == (0, "once upon a time\n", "")
+
+
+def test_a_story_of_a_model_on_loan_that_goes_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Console) -> custody.Summary:
+        raise StoryFailed("a clone was served")
+
+    monkeypatch.setattr(custody, "tell", fail)
+    ended = run("demo", "custody")
+    assert ended.code == 1
+    assert "the story went wrong: a clone was served" in ended.err

@@ -6,21 +6,22 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 import blindai
-from blindai.custody.audit import audit
+from blindai.custody import log
+from blindai.custody.audit import Finding, audit
 from blindai.custody.keys import CustodianKeys
-from blindai.custody.log import Kind
 from blindai.demo.custody.forgery import Forgery
-from blindai.demo.custody.processes import Enclave, until
+from blindai.demo.custody.processes import Enclave
 from blindai.demo.custody.stage import HOSPITAL, INSURER, INSURER_BUDGET, MODEL_ID, Stage
 from blindai.demo.story import StoryFailed
 from blindai.errors import BlindAIError
@@ -52,13 +53,13 @@ class Outcome:
     Attributes:
         code: of the refusal; empty where there was none.
         message: of the refusal.
-        kept: what the attacker has not got, in words.
+        kept: what has come of it otherwise, line by line.
         stolen: bytes that the attacker has.
     """
 
     code: str
     message: str
-    kept: str
+    kept: tuple[str, ...]
     stolen: int = 0
 
 
@@ -104,11 +105,8 @@ def _second_clone(stage: Stage) -> Outcome:
 
 
 def _restarted(stage: Stage) -> Outcome:
-    stage.ask_until("", 0.05)
     stage.enclave.kill()
-    until(lambda: stage.lease.granted >= stage.lease.spent or None, "the books")
-    lease = stage.lease
-    dead = stage.instance()
+    lease, dead = stage.lease, stage.instance()
     lost = sum(dead.outstanding.values())
     left = next(one.budget or 0 for one in lease.accounts if one.consumer == HOSPITAL) - stage.granted(HOSPITAL)
     stage.enclave = stage.new_enclave("restarted.log")
@@ -122,8 +120,11 @@ def _restarted(stage: Stage) -> Outcome:
         raise StoryFailed(f"the restarted enclave ran {ran} queries, where {left} were left")
     return Outcome(
         answer.code,
-        f"{answer.message}; {ran} queries ran: what was never granted",
-        f"{lost} units that the dead enclave held stay debited; the new one waited until its grant had run out",
+        answer.message,
+        (
+            f"{lost} units that the dead enclave held stay debited",
+            f"it waited for that one's grant to run out, then ran {ran}: what had been granted to nobody",
+        ),
     )
 
 
@@ -149,31 +150,67 @@ def _race(stage: Stage) -> Outcome:
     codes = Counter(refusal.code for refusal in refusals)
     if ran != INSURER_BUDGET or len(codes) != 1:
         raise StoryFailed(f"of {RACERS} queries on a budget of {INSURER_BUDGET} {ran} ran; the others: {dict(codes)}")
-    return Outcome(refusals[0].code, refusals[0].message, f"{ran} of {RACERS} ran, {len(refusals)} were refused")
+    return Outcome(refusals[0].code, refusals[0].message, (f"{ran} of {RACERS} ran, {len(refusals)} were refused",))
 
 
 def _edited_telemetry(stage: Stage) -> Outcome:
+    keys, at = stage.office.keys, datetime.now(UTC)
     lines = [line.encode() for line in stage.office.ledger.export(stage.lease_id)]
-    key = stage.office.keys.public_key
-    genuine = audit(lines, custodian=key)
+    genuine = audit(lines, custodian=keys.public_key)
     if genuine.findings:
         raise StoryFailed(f"the genuine log is refused: {genuine.findings[0].message}")
-    records = [number for number, line in enumerate(lines) if f'"kind":"{Kind.RECORD_ACCEPTED}"'.encode() in line]
-    codes, message = set(), ""
+    # Between the header and the footer.
+    entries = [log.parse(line, log.SignedEntry) for line in lines[1:-1]]
+    records = [number for number, signed in enumerate(entries) if signed.entry.kind is log.Kind.RECORD_ACCEPTED]
     for number in records:
-        edited = [*lines[:number], _fewer(lines[number]), *lines[number + 1 :]]
-        findings = audit(edited, custodian=key).findings
-        if not findings or findings[0].line != number + 1:
-            raise StoryFailed(f"the audit does not find what was changed in line {number + 1}")
-        codes.add(findings[0].code)
-        message = f"line {findings[0].line}: {findings[0].message}"
-    if len(codes) != 1:
-        raise StoryFailed(f"changed records are refused as {codes}")
+        edited = _fewer(entries[number])
+        by_borrower = [*lines[: number + 1], msgspec.json.encode(edited, order="sorted"), *lines[number + 2 :]]
+        by_custodian = log.exported(
+            keys.sign,
+            custodian=keys.public_key,
+            lease=stage.lease_id,
+            entries=_signed_anew([*entries[:number], edited, *entries[number + 1 :]], keys.sign),
+            at=at,
+        )
+        refusals = [
+            _found(edition, number + 2, keys.public_key) for edition in (by_borrower, map(str.encode, by_custodian))
+        ]
+        if [refusal.code for refusal in refusals] != ["audit.signature", "audit.record"]:
+            raise StoryFailed(f"the edited record is refused as {refusals}")
     return Outcome(
-        codes.pop(),
-        message,
-        f"each of {len(records)} records was changed, and found by its line, among {len(lines)} lines",
+        refusals[0].code,
+        f"line {refusals[0].line}: {refusals[0].message}",
+        (
+            f"each of {len(records)} records was edited, and found by its line among {len(lines)}",
+            f"had the custodian done it, and signed all anew: {refusals[1].code}, {refusals[1].message}",
+        ),
     )
+
+
+def _found(lines: Iterable[bytes], line: int, custodian: str) -> Finding:
+    """The first thing that an audit finds, which must be in `line`."""
+    findings = audit(lines, custodian=custodian).findings
+    if not findings or findings[0].line != line:
+        raise StoryFailed(f"the audit does not find what was changed in line {line}")
+    return findings[0]
+
+
+def _fewer(signed: log.SignedEntry) -> log.SignedEntry:
+    """A record in which less was used than the enclave has counted; the signatures are those of before."""
+    values = signed.entry.values
+    for usage in values["record"]["counts"].values():
+        usage["units"] = usage["queries"] = 0
+    entry = msgspec.structs.replace(signed.entry, detail=log.detail(values))
+    return msgspec.structs.replace(signed, entry=entry)
+
+
+def _signed_anew(entries: Iterable[log.SignedEntry], sign: Callable[[bytes], bytes]) -> Iterator[log.SignedEntry]:
+    """The same entries as a new chain, as whoever has the custodian's key can make it."""
+    head = wire.FIRST
+    for signed in entries:
+        sealed = log.sealed(sign, msgspec.structs.replace(signed.entry, prev=head))
+        head = sealed.entry.digest
+        yield sealed
 
 
 def _other_code(stage: Stage) -> Outcome:
@@ -217,7 +254,7 @@ def _latest_grant(stage: Stage) -> bytes:
     granted = [
         event.detail
         for event in stage.office.ledger.events(stage.lease_id)
-        if event.kind == Kind.GRANT_ISSUED and event.detail["grant"]["instance"] == instance
+        if event.kind == log.Kind.GRANT_ISSUED and event.detail["grant"]["instance"] == instance
     ]
     answer: dict[str, Any] = {**granted[-1], "key": None, "version": stage.lease.version, "standings": {}}
     return msgspec.json.encode(answer)
@@ -239,18 +276,9 @@ def _asked(stage: Stage, enclave: Enclave, consumer: str) -> str:
     return "an answer"
 
 
-def _fewer(line: bytes) -> bytes:
-    """A record in which less was used than the enclave has counted."""
-    signed = msgspec.json.decode(line)
-    detail = msgspec.json.decode(signed["entry"]["detail"])
-    for usage in detail["record"]["counts"].values():
-        usage["units"] = usage["queries"] = 0
-    signed["entry"]["detail"] = msgspec.json.encode(detail, order="sorted").decode()
-    return msgspec.json.encode(signed, order="sorted")
-
-
 def _logged(line: dict[str, Any], kept: str, *, stolen: int = 0) -> Outcome:
-    return Outcome(line["code"], line["reason"], kept, stolen)
+    """What an enclave has logged of a refusal."""
+    return Outcome(line["code"], line["reason"], (kept,), stolen)
 
 
 ATTACKS: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,8 @@ _FLOAT_BYTES: Final = 4
 
 
 def searchable() -> bool:
-    """Whether this system lets a process look into its children."""
-    return sys.platform == "linux"
+    """Whether a search is of use: memory can be read on Linux, and wiped where glibc frees it."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
 def weights(model: bytes) -> list[bytes]:
@@ -39,7 +40,8 @@ def occurrences(process: int, needles: Sequence[bytes]) -> int:
     """How many times any of `needles` lies in the memory of `process`. Linux only.
 
     Raises:
-        OSError: the process is gone, or not a child of this one.
+        FileNotFoundError, ProcessLookupError: the process is gone.
+        PermissionError: this system lets nobody look.
     """
     overlap = max(map(len, needles)) - 1
     found = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -73,7 +72,7 @@ class Program:
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL)."""
-        self._process.send_signal(signal.SIGKILL)
+        self._process.kill()
         stop(self._process)
 
     def lines(self) -> Iterator[dict[str, Any]]:

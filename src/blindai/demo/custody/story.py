@@ -120,6 +120,7 @@ def _lend(stage: Stage, _: Summary) -> None:
     stage.start_custodian()
     stage.head(1, f"The custodian starts in a process of its own. Its operators: {ANNA} and {BEN}")
     stage.command("blindai custodian serve")
+    stage.say(f"enclaves call 127.0.0.1:{stage.custodian.port}, operators look at {escape(stage.custodian.dashboard)}")
     stage.seal_model()
     stage.lend()
     stage.command(
@@ -261,6 +262,8 @@ def _resume(stage: Stage, summary: Summary) -> None:
     answer = stage.ask_until("", _PAUSE_SECONDS)
     summary.resume_ms = (answer.at - watch.started) * 1000
     stage.say(f"[green]answered[/] again {summary.resume_ms:.0f} ms after {BEN} agreed, by the same process")
+    # The grant answers what was asked while the lease was stopped, and most of its time has gone.
+    until(lambda: stage.hospital.look().soft_ms > SOFT_MS / 2 or None, "a renewal")
 
 
 def _expire(stage: Stage, summary: Summary) -> None:
@@ -292,10 +295,14 @@ def _expire(stage: Stage, summary: Summary) -> None:
 def _scan(stage: Stage, summary: Summary, when: str, *, expected: bool) -> None:
     """Search the enclave's memory; it must hold the weights where `expected`, else neither key nor weights."""
     if not memory.searchable():
-        stage.say(f"{when}: this system lets nobody look into another process's memory")
+        stage.say(f"the enclave's memory {when} is not searched: that takes Linux with glibc")
         return
-    key = memory.occurrences(stage.enclave.id, [stage.sealed.key[:16], stage.sealed.key[16:]])
-    weights = memory.occurrences(stage.enclave.id, memory.weights(stage.model))
+    try:
+        key = memory.occurrences(stage.enclave.id, [stage.sealed.key[:16], stage.sealed.key[16:]])
+        weights = memory.occurrences(stage.enclave.id, memory.weights(stage.model))
+    except PermissionError:
+        stage.say(f"the enclave's memory {when} is not searched: this system lets nobody look (ptrace_scope)")
+        return
     summary.scans.append(Scan(when, key, weights))
     if expected and not weights:
         raise StoryFailed("the search of the memory does not find weights that are there")
@@ -311,7 +318,9 @@ def _attack(stage: Stage, attack: Attack) -> Refusal:
     if outcome.code != attack.code:
         raise StoryFailed(f"{attack.title} ended as {outcome.code or 'a success'}, not as {attack.code}")
     stage.say(f"[red]REFUSED[/] {escape(outcome.message)}")
-    stage.say(f"        code {outcome.code}; {escape(outcome.kept)}\n")
+    for line in (f"code {outcome.code}", *outcome.kept):
+        stage.say(f"        {escape(line)}")
+    stage.console.print()
     return Refusal(attack.title, outcome.code, outcome.message, outcome.stolen)
 
 
