@@ -15,7 +15,7 @@ from blindai.custody.ledger.grants import Answered, fork, renewal_digest
 from blindai.errors import InvalidInput, LeaseStopped, PermissionDenied, Unavailable
 from blindai.web.database import Database
 from blindai.wire.custody import FIRST, Grant, Renewal, Unit, Usage
-from lending import MODEL_DIGEST, MODEL_KEY, Custodian, Instance, terms
+from lending import MODEL_DIGEST, MODEL_KEY, Custodian, Instance, assert_sound, terms
 
 
 def test_a_grant_says_what_was_asked_and_agreed(custodian: Custodian) -> None:
@@ -237,6 +237,37 @@ def test_a_ledger_that_lost_its_last_write_never_grants_on_top(tmp_path: Path) -
     (picture,) = instance.ledger.lease(lease).instances
     assert "lost what it had promised" in picture.reason
     assert instance.ledger.lease(lease).granted == 5
+    database.dispose()
+
+
+def test_a_full_disk_grants_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "ledger.sqlite3")
+    with database.write() as connection:
+        tables.metadata.create_all(connection)
+    custodian = Custodian(database, tmp_path)
+    lease = custodian.lend(budget=10_000)
+    instance = custodian.instance(lease)
+    instance.renew({"alice": 5})
+    with database.write() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 8}")
+
+    def fill() -> None:
+        while True:
+            instance.renew({"alice": 1})
+
+    with pytest.raises(Unavailable) as refused:
+        fill()
+    assert refused.value.code == "unavailable.disk_full"
+    promised = instance.held["alice"]
+    assert custodian.ledger.lease(lease).granted == promised > 5
+    with database.write() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages * 10}")
+    # The very same renewal, as if its answer had been lost on the way.
+    assert instance.renewal is not None
+    instance.take(custodian.ledger.renew(instance.renewal))
+    assert custodian.ledger.lease(lease).granted == promised + 1 == instance.held["alice"]
+    assert_sound(database, custodian.keys.public_key, lease)
     database.dispose()
 
 

@@ -154,6 +154,9 @@ def test_of_many_instances_the_latest_are_shown_and_all_that_may_serve(
         custodian.instance(lease)
     shown = custodian.ledger.lease(lease).instances
     assert [picture.id == serving.id for picture in shown] == [False, False, True]
+    monkeypatch.setattr(pictures, "LISTED_INSTANCES", 1)
+    (listed,) = custodian.ledger.leases()
+    assert [picture.id == serving.id for picture in listed.instances] == [False, True]
 
 
 def test_of_many_requests_and_proposals_all_that_wait_are_shown(
@@ -210,7 +213,7 @@ def test_an_export_is_the_whole_signed_log(custodian: Custodian, monkeypatch: py
     custodian.ledger.resume(lease, by="ann", reason="")
     lines = iter(custodian.ledger.export(lease))
     header = parse(next(lines), Header)
-    # What happens after the first line is in the next export.
+    # What happens from now on is in the next export.
     custodian.ledger.stop(lease, by="ann", reason="")
     chain = Chain(header.lease, custodian.keys.public)
     *entries, footer = lines

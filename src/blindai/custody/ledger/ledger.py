@@ -332,7 +332,7 @@ class Ledger:
     # What people look at.
 
     def leases(self) -> tuple[views.Lease, ...]:
-        """All leases, the newest first."""
+        """All leases, the newest first; of their instances the latest few, and all that may serve."""
         with self._database.read() as connection:
             return pictures.leases(connection, self._deadlines)
 
@@ -362,7 +362,7 @@ class Ledger:
             return pictures.usage(connection, lease, MAX_USAGE_POINTS)
 
     def export(self, lease: str) -> Iterator[str]:
-        """The log as lines of JSON for `blindai custodian audit`, complete at the moment of the first line."""
+        """The log as lines of JSON for `blindai custodian audit`, as long as it is at this moment."""
         row = self._row(lease)
         return log.exported(
             self._keys.sign,

@@ -28,12 +28,15 @@ SHOWN_INSTANCES: Final = 100
 SHOWN_REQUESTS: Final = 100
 SHOWN_PROPOSALS: Final = 50
 
+# In a list of leases.
+LISTED_INSTANCES: Final = 10
+
 
 def leases(connection: sa.Connection, deadlines: Deadlines) -> tuple[views.Lease, ...]:
     """All leases, the newest first."""
     table = tables.leases
     rows = connection.execute(sa.select(table).order_by(table.c.created_at.desc(), table.c.id)).all()
-    return tuple(lease(connection, LeaseRow.of(row), deadlines) for row in rows)
+    return tuple(lease(connection, LeaseRow.of(row), deadlines, instances=LISTED_INSTANCES) for row in rows)
 
 
 def request(row: RequestRow) -> views.Request:
@@ -77,8 +80,14 @@ def proposals(connection: sa.Connection, rows: Sequence[ProposalRow], *, needed:
     )
 
 
-def lease(connection: sa.Connection, row: LeaseRow, deadlines: Deadlines) -> views.Lease:
-    """A lease with its accounts, and its latest instances, requests and proposals."""
+def lease(
+    connection: sa.Connection, row: LeaseRow, deadlines: Deadlines, *, instances: int | None = None
+) -> views.Lease:
+    """A lease with its accounts, and its latest instances, requests and proposals.
+
+    Args:
+        instances: how many of them, beside those that may serve.
+    """
     return views.Lease(
         id=row.id,
         name=row.name,
@@ -103,7 +112,7 @@ def lease(connection: sa.Connection, row: LeaseRow, deadlines: Deadlines) -> vie
         changed_at=parse_moment(row.changed_at),
         created_at=parse_moment(row.created_at),
         accounts=_accounts(connection, row.id),
-        instances=_instances(connection, row.id, deadlines),
+        instances=_instances(connection, row.id, deadlines, SHOWN_INSTANCES if instances is None else instances),
         requests=_requests(connection, row.id),
         proposals=_proposals(connection, row),
     )
@@ -122,11 +131,11 @@ def _accounts(connection: sa.Connection, lease: str) -> tuple[views.Account, ...
     )
 
 
-def _instances(connection: sa.Connection, lease: str, deadlines: Deadlines) -> tuple[views.Instance, ...]:
+def _instances(connection: sa.Connection, lease: str, deadlines: Deadlines, most: int) -> tuple[views.Instance, ...]:
     """The latest, and all whose grants run; the one seen last comes first."""
     table = tables.instances
     of_lease = sa.select(table).where(table.c.lease == lease).order_by(table.c.last_seen.desc(), table.c.id)
-    shown = instance_rows.read(connection, of_lease.limit(SHOWN_INSTANCES))
+    shown = instance_rows.read(connection, of_lease.limit(most))
     shown += instance_rows.read(connection, of_lease.where(table.c.running.is_(True), table.c.id.not_in(_ids(shown))))
     unspent: dict[str, dict[str, int]] = defaultdict(dict)
     holdings = tables.holdings
