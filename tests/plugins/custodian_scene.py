@@ -33,6 +33,8 @@ from lending import MODEL_KEY, Instance, terms
 # Enough for a form, fast enough for a test.
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
+DATABASE = "custodian.sqlite3"
+
 PASSWORD = "correct horse battery staple"
 
 OPERATORS = {"vera": Role.VIEWER, "ada": Role.OPERATOR, "grace": Role.OPERATOR, "root": Role.ADMIN}
@@ -68,21 +70,28 @@ class AttestedInstance(Instance):
         self.ledger.acknowledge(self.lease, self.id, self.ledger.status(self.lease, self.id).version)
 
 
+def prepare(folder: Path) -> None:
+    """Put into `folder` what every `Scene` begins with: a database with operators. It can be copied."""
+    database = Database.open(folder / DATABASE)
+    migrations.upgrade(database)
+    operators = Operators(database, passwords=Passwords(CHEAP))
+    for name, role in OPERATORS.items():
+        operators.add(name, role, PASSWORD)
+    database.dispose()
+
+
 class Scene:
-    """A custodian in a folder."""
+    """A custodian in a folder that was prepared."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = SceneClock()
         self.sign_in_clock = HandClock(time.time())
         self.platform = Platform()
-        self.database = Database.open(folder / "custodian.sqlite3")
-        migrations.upgrade(self.database)
+        self.database = Database.open(folder / DATABASE)
         self.keys = CustodianKeys.generate()
         self.ledger = Ledger(self.database, self.keys, clock=self.clock)
         self.operators = Operators(self.database, passwords=Passwords(CHEAP), clock=self.sign_in_clock)
-        for name, role in OPERATORS.items():
-            self.operators.add(name, role, PASSWORD)
         self.woken = 0
 
     def lease(self, **changes: Any) -> Lease:

@@ -43,7 +43,7 @@ def add(
     first = not accounts.all()
     roles = [one.value for one in Role]
     if role not in roles and (role or not first):
-        raise ConfigurationError(f"the role is one of {', '.join(roles)}", code="operator.role_unknown")
+        raise ConfigurationError(f"the role is one of {', '.join(roles)}", code="operator.unknown_role")
     if first and role not in {"", Role.ADMIN}:
         raise ConfigurationError(
             "the first account must be an admin: nobody could make others",

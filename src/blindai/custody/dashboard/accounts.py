@@ -180,7 +180,7 @@ def _role(value: str) -> Role:
     try:
         return Role(value)
     except ValueError as error:
-        raise InvalidInput("choose one of the roles", code="operator.role_unknown") from error
+        raise InvalidInput("choose one of the roles", code="operator.unknown_role") from error
 
 
 def _require_same(visit: Visit) -> None:

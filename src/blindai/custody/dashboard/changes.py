@@ -7,7 +7,7 @@ all logs in one query, as long as anybody is listening, and wakes those whose le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -43,7 +43,7 @@ class Changes:
         self._listeners = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def events(self, lease: str | None, allowed: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    async def events(self, lease: str | None, allowed: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes]:
         """The stream for one page: `changed` when `lease` (None: any) has changed, until `allowed` says no.
 
         Raises:

@@ -91,14 +91,13 @@ async def lease_page(visit: Visit, *, alert: BlindAIError | None = None, done: s
     lease = await visit.ask(visit.desk.ledger.lease, visit.part("lease"))
     points = await visit.ask(visit.desk.ledger.usage, lease.id)
     now = visit.desk.now()
-    shown = [one for one in lease.instances if one.state in {InstanceState.ACTIVE, InstanceState.QUARANTINED}]
+    shown = [one for one in lease.instances if _matters(lease, one)]
     return visit.page(
         "lease.html",
         status=200 if alert is None else status_of_refusal(alert),
         lease=lease,
         active=[one for one in lease.instances if one.state is InstanceState.ACTIVE],
         instances=[(one, switch(lease, one)) for one in shown],
-        # Those that ended without being stopped in time are of interest after a stop; the others are history.
         earlier=[(one, switch(lease, one)) for one in lease.instances if one not in shown],
         expiry=last_expiry(lease),
         pending=[one for one in lease.requests if one.state is RequestState.PENDING],
@@ -143,6 +142,14 @@ def _still_allowed(visit: Visit) -> Callable[[], Awaitable[bool]]:
         return await visit.ask(visit.desk.operators.signed_in, visit.cookie, noted=False) is not None
 
     return allowed
+
+
+def _matters(lease: Lease, instance: Instance) -> bool:
+    """Whether `instance` is more than history: it runs, it misbehaved, or it ran when the lease was stopped."""
+    if instance.state in {InstanceState.ACTIVE, InstanceState.QUARANTINED}:
+        return True
+    ran = instance.expires_by is not None and instance.expires_by > lease.changed_at
+    return lease.state is not LeaseState.ACTIVE and ran
 
 
 def _waiting(lease: Lease) -> int:

@@ -123,6 +123,8 @@ def status_of_refusal(error: BlindAIError) -> int:
         return 409
     if isinstance(error, ConfigurationError):
         return 400
+    if isinstance(error, Throttled):
+        return 429
     return status_of(error)
 
 
