@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from blindai.cli.console import ExitCode, error_fields, fail, reported
+from blindai.cli.console import ExitCode, err, error_fields, fail, out, reported
 from blindai.errors import AttestationError, BlindAIError, ModelNotFound
 
 
@@ -39,3 +39,9 @@ def test_how_a_command_ends(raised: BaseException, code: ExitCode) -> None:
 def test_bugs_stay_loud() -> None:
     with pytest.raises(ZeroDivisionError), reported(as_json=True):
         raise ZeroDivisionError
+
+
+def test_a_fingerprint_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for console in (out, err):
+        console.print("B1:CD:0E")
+    assert capsys.readouterr() == ("B1:CD:0E\n", "B1:CD:0E\n")

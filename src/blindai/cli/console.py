@@ -30,9 +30,9 @@ from blindai.errors import (
     harmless,
 )
 
-# rich keeps to NO_COLOR and to what the terminal can do.
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# rich keeps to NO_COLOR and to what the terminal can do. `:CD:` in a fingerprint is no picture of a disc.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class ExitCode(IntEnum):
