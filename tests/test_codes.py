@@ -17,10 +17,10 @@ PACKAGE = Path(blindai.__file__).parent
 
 _CODE = re.compile(
     r"(attester|audit|channel|custodian|evidence|endorsements|quote|binding|platform|chip|tcb|code|hardware|config"
-    r"|devices|result|measure|lease|amount)"
+    r"|devices|result|measure|lease|amount|model(?=\.sealed_))"
     r"(\.[a-z_]+)+"
 )
-_WITHOUT_STEP = ("policy.", "attester.", "audit.", "measure.", "custodian.", "lease.", "amount.")
+_WITHOUT_STEP = ("policy.", "attester.", "audit.", "measure.", "custodian.", "lease.", "amount.", "model.")
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 

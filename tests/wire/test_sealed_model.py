@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindai.crypto.stream import TAG_BYTES
+from blindai.crypto.stream import TAG_BYTES, StreamDecryptor
 from blindai.errors import InvalidModel
 from blindai.wire.custody import MAX_AMOUNT, MAX_ARTEFACT_BYTES
 from blindai.wire.sealed_model import (
@@ -172,6 +175,24 @@ def test_the_chunks_cover_the_file(size: int) -> None:
     for number in range(min(layout.chunks - 1, 20)):
         chunk, following = layout.chunk(number), layout.chunk(number + 1)
         assert (chunk.offset + chunk.length, chunk.start + 64, chunk.last) == (following.offset, following.start, False)
+
+
+def test_the_file_of_the_specification() -> None:
+    """docs/protocol/sealed-model.md: whoever writes a reader of their own starts from these bytes."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol" / "sealed-model.md").read_text("utf-8")
+    vector = dict(re.findall(r"^\| `?([a-z0-9_ ]+)`? \| `([0-9a-f]+)` \|$", page, re.MULTILINE))
+    body = bytes(range(100))
+    described = header(size=len(body), model_digest=hashlib.sha256(body).hexdigest(), salt=bytes(range(32, 64)).hex())
+    assert described.model_digest == vector["model_digest"]
+    key = described.key(KEY)
+    assert (key._key.hex(), key.commitment.hex()) == (vector["file key"], vector["commitment"])
+    decryptor = StreamDecryptor(key, chunk_bytes=64)
+    opened = bytearray(len(body))
+    for number in range(2):
+        sealed, chunk = bytes.fromhex(vector[f"chunk {number}"]), described.chunk(number)
+        assert len(sealed) == chunk.length
+        decryptor.decrypt_into(sealed, memoryview(opened)[chunk.start :], last=chunk.last)
+    assert opened == body
 
 
 def test_every_chunk_can_be_asked_of_a_custodian() -> None:
