@@ -1,18 +1,27 @@
-"""Play the demo and keep what it prints as docs/assets/demo.svg, the picture in the README."""
+"""Play a demo and keep what it prints as a picture in docs/assets: `demo_picture.py demo` or `demo-custody`.
+
+Whoever draws one gives HOME and XDG_DATA_HOME folders of their own, so that it shows what a newcomer sees.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from blindai.demo.story import tell
+from blindai.demo import story
+from blindai.demo.custody import story as custody
 
-PICTURE = Path(__file__).parents[1] / "docs" / "assets" / "demo.svg"
+# By the target of the Makefile that tells it, which is also what the picture is called.
+STORIES: dict[str, Callable[[Console], object]] = {"demo": story.tell, "demo-custody": custody.tell}
+
+ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 WIDTH = 104
 
 # Fonts of the reader's own machine: rich's template would fetch one from the network.
@@ -53,13 +62,17 @@ THEME = TerminalTheme(
 
 
 def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1] not in STORIES:
+        raise SystemExit(f"usage: demo_picture.py {' | '.join(STORIES)}")
+    name = sys.argv[1]
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         with patch("blindai.demo.programs.programs", lambda: ("blindai", "python")):
-            tell(console)
-    svg = console.export_svg(title="make demo", theme=THEME, code_format=FORMAT, unique_id="demo")
-    PICTURE.write_text(re.sub(r"[ \t]+\n", "\n", svg), encoding="utf-8")
-    print(f"{PICTURE.relative_to(Path.cwd())}, {PICTURE.stat().st_size:,} bytes")
+            STORIES[name](console)
+    svg = console.export_svg(title=f"make {name}", theme=THEME, code_format=FORMAT, unique_id=name)
+    picture = ASSETS / f"{name}.svg"
+    picture.write_text(re.sub(r"[ \t]+\n", "\n", svg), encoding="utf-8")
+    print(f"{picture}, {picture.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def _edited_telemetry(stage: Stage) -> Outcome:
         f"line {refusals[0].line}: {refusals[0].message}",
         (
             f"each of {len(records)} records was edited, and found by its line among {len(lines)}",
-            f"had the custodian done it, and signed all anew: {refusals[1].code}, {refusals[1].message}",
+            f"signed anew by the custodian himself: {refusals[1].code}, {refusals[1].message}",
         ),
     )
 
@@ -284,13 +284,13 @@ def _logged(line: dict[str, Any], kept: str, *, stolen: int = 0) -> Outcome:
 ATTACKS: Final = (
     Attack(
         "a forged custodian",
-        "The borrower leads the enclave's calls to a custodian of his own, at the same address, with another key.",
+        "The borrower leads the enclave's calls to a custodian of his own: the same address, another key.",
         _forged_custodian,
         "custodian.signature",
     ),
     Attack(
         "a replayed grant",
-        "He recorded a grant, and has stolen what lets him pass for the custodian on the line: he answers with it.",
+        "He answers with a grant that he recorded, on a line that even passes for the custodian's own.",
         _replayed_grant,
         "lease.grant",
     ),
@@ -320,7 +320,7 @@ ATTACKS: Final = (
     ),
     Attack(
         "an enclave that runs other code",
-        "He adds a back door of a few lines that keeps the model's key, and runs it in the same kind of enclave.",
+        "He adds a back door that keeps the model's key, and runs it in the same kind of enclave.",
         _other_code,
         "code.unknown",
     ),

@@ -121,8 +121,8 @@ class Stage:
         """The command line of the custodian, and its operators."""
         place = custody.Place.at(self.data)
         self.office = self.stack.enter_context(custody.Custodian.open(place, lambda _: KeyFile(place.key_file)))
-        for name in (ANNA, BEN):
-            self.office.operators.add(name, Role.OPERATOR, secrets.token_urlsafe())
+        for name, role in ((ANNA, Role.ADMIN), (BEN, Role.OPERATOR)):
+            self.office.operators.add(name, role, secrets.token_urlsafe())
 
     def seal_model(self) -> None:
         """Encrypt the model into the custodian's folder."""

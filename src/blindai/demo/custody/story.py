@@ -119,7 +119,7 @@ def _lend(stage: Stage, _: Summary) -> None:
     stage.open_office()
     stage.start_custodian()
     stage.head(1, f"The custodian starts in a process of its own. Its operators: {ANNA} and {BEN}")
-    stage.command("blindai custodian serve")
+    stage.command(f"blindai custodian operator add {ANNA}; blindai custodian serve")
     stage.say(f"enclaves call 127.0.0.1:{stage.custodian.port}, operators look at {escape(stage.custodian.dashboard)}")
     stage.seal_model()
     stage.lend()
@@ -232,7 +232,7 @@ def _stop(stage: Stage, summary: Summary) -> None:
     _scan(stage, summary, "while it serves", expected=True)
     stage.command(f"blindai custodian stop {stage.lease_id} --as {ANNA}")
     watch = StopWatch()
-    version = ledger.stop(stage.lease_id, by=ANNA, reason="shown to you").changed_version
+    version = ledger.stop(stage.lease_id, by=ANNA, reason="for a test").changed_version
     answer = stage.ask_until("lease.stopped", _PAUSE_SECONDS)
     summary.stop_refused_ms = (answer.at - watch.started) * 1000
     acknowledged = until(
@@ -344,20 +344,41 @@ def _end(console: Console, summary: Summary) -> None:
     console.print(
         f"[green]All {len(summary.refusals)} attacks were refused.[/] The whole story took {summary.seconds:.1f} s.\n"
     )
-    program, _ = programs.programs()
+    program, python = programs.programs()
     model = programs.near(MODEL_FILE)
-    console.print("[bold]Now you[/]. The custodian, and who may decide:")
-    for line in (
-        f"{program} custodian operator add {ANNA} --role admin",
+    _show(
+        console,
+        "[bold]Now you[/]. The custodian, and who may decide:",
+        f"{program} custodian operator add {ANNA}",
         f"{program} custodian serve",
-    ):
-        console.print(f"   {line}", markup=False)
-    console.print("\nThe dashboard is at https://127.0.0.1:9445. In another terminal, lend the model:")
-    for line in (
+    )
+    _show(
+        console,
+        "Its dashboard is at https://127.0.0.1:9445. In another terminal, lend the model:",
         f"{program} measure -o manifest.toml",
-        f"{program} custodian lease create clinic --model {model} --model-id {MODEL_ID} \\",
-        f"    --policy manifest.toml --budget 100 --consumer {HOSPITAL}=10 --as {ANNA}",
-    ):
+        f"{program} custodian lease create clinic --model {model} \\",
+        f"    --model-id {MODEL_ID} --policy manifest.toml \\",
+        f"    --budget 100 --consumer {HOSPITAL}=10 --as {ANNA}",
+    )
+    _show(
+        console,
+        r"It prints a table \[custody] and a token. The table is the borrower's enclave.toml:",
+        f"{program} serve --platform simulated-tdx --config enclave.toml",
+    )
+    _show(
+        console,
+        f"The token is the {HOSPITAL}'s, in {python}, in the folder of that manifest.toml:",
+        "import blindai",
+        "from blindai.demo.patients import load_patients",
+        'with blindai.Connection(addr="https://127.0.0.1:9443", api_key="bct_...") as client:',
+        f'    prediction = client.predict("{MODEL_ID}", load_patients().features[:1])',
+        "print(prediction.output[0].as_numpy())",
+    )
+
+
+def _show(console: Console, what: str, *lines: str) -> None:
+    """What the reader can try."""
+    console.print(what)
+    for line in lines:
         console.print(f"   {line}", markup=False)
-    console.print("\nPut the table [custody] that it prints into enclave.toml. Then, at the borrower's:", markup=False)
-    console.print(f"   {program} serve --platform simulated-tdx --config enclave.toml", markup=False)
+    console.print()
