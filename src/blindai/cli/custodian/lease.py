@@ -163,7 +163,7 @@ def _require_chips(policy: Policy, *, any_chip: bool) -> None:
         "a device between it and its memory can forge evidence (TEE.fail, Battering RAM, WireTap, 2025), and would get "
         "the model's key",
         code="lease.chips",
-        hint="list the borrower's processors under `chips` in the policy: `blindai verify --explain` shows theirs; "
+        hint="name the borrower's processors in the policy, under [chips]: `blindai verify --explain` shows theirs; "
         "or take the risk: --any-chip",
     )
 
