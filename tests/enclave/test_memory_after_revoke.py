@@ -141,6 +141,87 @@ def test_weights_that_kernels_pack_for_themselves(tmp_path: Path, figures: Calla
         prove(child, keys, secrets, figures, hidden=layouts)
 
 
+def test_weights_in_every_kind_of_place(tmp_path: Path, figures: Callable[[str], None]) -> None:
+    """Recurrent, transposed, depthwise, 4-bit and 16-bit weights, constants, and those of a graph within the graph."""
+    arrays = {
+        "lstm": weights(1, 512, 128),
+        "recurrence": weights(1, 512, 128),
+        "transposed convolution": weights(64, 64, 3, 3),
+        "depthwise": weights(512, 1, 3, 3),
+        "half": weights(256, 512).astype(np.float16),
+        "packed": GENERATOR.integers(0, 256, (256, 8, 16), np.uint8),
+        "scales": weights(256 * 8),
+        "transposed": weights(256, 512),
+        "einsum": weights(4, 64, 64),
+        "constant": weights(64, 64),
+        "branch": weights(128, 128),
+    }
+    named = {name: numpy_helper.from_array(array, name) for name, array in arrays.items()}
+    branches = (
+        helper.make_graph([node], name, [], [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)], held)
+        for name, node, held in (
+            ("then", helper.make_node("MatMul", ["d", "branch"], ["out"]), [named.pop("branch")]),
+            ("else", helper.make_node("Identity", ["d"], ["out"]), []),
+        )
+    )
+    nodes = [
+        helper.make_node("LSTM", ["sequence", "lstm", "recurrence"], ["y0"], hidden_size=128),
+        helper.make_node("ConvTranspose", ["image", "transposed convolution"], ["y1"]),
+        helper.make_node("Conv", ["deep", "depthwise"], ["y2"], group=512),
+        helper.make_node("Cast", ["half"], ["single"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("MatMul", ["a", "single"], ["y3"]),
+        helper.make_node(
+            "MatMulNBits",
+            ["a", "packed", "scales"],
+            ["y4"],
+            domain="com.microsoft",
+            K=256,
+            N=256,
+            bits=4,
+            block_size=32,
+        ),
+        helper.make_node("Gemm", ["b", "transposed"], ["y5"], transB=1),
+        helper.make_node("Einsum", ["batch", "einsum"], ["y6"], equation="bij,bjk->bik"),
+        helper.make_node("Constant", [], ["made"], value=named.pop("constant")),
+        helper.make_node("MatMul", ["c", "made"], ["y7"]),
+        helper.make_node("ReduceSum", ["d"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["positive"], to=onnx.TensorProto.BOOL),
+        helper.make_node(
+            "If", ["positive"], ["y8"], **dict(zip(("then_branch", "else_branch"), branches, strict=True))
+        ),
+    ]
+    shapes = {
+        "sequence": (4, 1, 128),
+        "image": (1, 64, 8, 8),
+        "deep": (1, 512, 8, 8),
+        "a": (2, 256),
+        "b": (2, 512),
+        "batch": (4, 16, 64),
+        "c": (2, 64),
+        "d": (3, 128),
+    }
+    file = model(
+        nodes,
+        inputs=[value(name, shape=shape) for name, shape in shapes.items()],
+        outputs=[value(f"y{number}", shape=None) for number in range(9)],
+        initializers=list(named.values()),
+        domains=["com.microsoft"],
+    )
+    layouts = {
+        "half, in single precision": arrays["half"].astype(np.float32),
+        "lstm, in columns": arrays["lstm"][0].T,
+        "recurrence, in columns": arrays["recurrence"][0].T,
+        "transposed, in columns": arrays["transposed"].T,
+        "transposed convolution, in channel blocks": arrays["transposed convolution"].transpose(1, 2, 3, 0),
+        "depthwise, in channel blocks": arrays["depthwise"].transpose(1, 2, 3, 0),
+    }
+    secrets = {name: needles(array.tobytes()) for name, array in arrays.items()}
+    secrets |= {name: needles(array.tobytes(), step=32) for name, array in layouts.items()}
+    hidden = secrets.keys() - {"einsum", "constant", "branch", "scales"}
+    with leased(file, tmp_path) as (child, keys):
+        prove(child, keys, secrets, figures, hidden=[*hidden])
+
+
 def test_a_bundle_with_external_data(tmp_path: Path, figures: Callable[[str], None]) -> None:
     arrays = {"first": weights(1024, 1024), "second": weights(1024, 512)}
     nodes = [helper.make_node("MatMul", ["x", "first"], ["h"]), helper.make_node("MatMul", ["h", "second"], ["y"])]
