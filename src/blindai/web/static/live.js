@@ -69,7 +69,15 @@
     }
   }
 
+  // A link that looks like a button is pressed like one.
+  function press(event) {
+    if (event.key !== " " || !event.target.matches('a[role="button"]')) return;
+    event.preventDefault();
+    event.target.click();
+  }
+
   function start() {
+    document.addEventListener("keydown", press);
     setClock();
     tick();
     setInterval(tick, 1000);
