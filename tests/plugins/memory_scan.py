@@ -74,8 +74,9 @@ def scan(pid: int, secrets: Needles) -> dict[str, Found]:
         for part in parts:
             owners.setdefault(part[:_PREFIX_BYTES], {})[part] = name
     longest = max(len(part) for parts in secrets.values() for part in parts)
+    prefixes = np.sort(np.frombuffer(b"".join(owners), "<u8"))
     table = np.zeros(1 << _HASH_BITS, np.bool_)
-    table[_hash(np.frombuffer(b"".join(owners), "<u8"))] = True
+    table[_hash(prefixes)] = True
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for start, end, name in _mappings(pid):
             for address in range(start, end, _BLOCK_BYTES):
@@ -85,7 +86,7 @@ def scan(pid: int, secrets: Needles) -> dict[str, Found]:
                     data = memory.read(min(_BLOCK_BYTES + longest, end - address))
                 except OSError:
                     continue  # unmapped in the meantime, or a device
-                for offset in _candidates(data, table):
+                for offset in _candidates(data, prefixes, table):
                     for part, secret in owners.get(data[offset : offset + _PREFIX_BYTES], {}).items():
                         if data.startswith(part, offset):
                             hit = found[secret]
@@ -102,13 +103,17 @@ def _mappings(pid: int) -> Iterator[tuple[int, int, str]]:
             yield start, end, name[0] if name else "anonymous"
 
 
-def _candidates(data: bytes, table: NDArray[np.bool_]) -> Iterator[int]:
-    """Offsets at which a needle may begin."""
+def _candidates(data: bytes, prefixes: NDArray[np.uint64], table: NDArray[np.bool_]) -> Iterator[int]:
+    """Offsets at which a needle's first bytes are."""
     for shift in range(_PREFIX_BYTES):
         count = (len(data) - shift) // _PREFIX_BYTES
         if count > 0:
             words = np.frombuffer(data, "<u8", count, shift)
-            yield from (int(index) * _PREFIX_BYTES + shift for index in np.flatnonzero(table[_hash(words)]))
+            # The table leaves few words to be looked for among the prefixes, which takes longer.
+            likely = np.flatnonzero(table[_hash(words)])
+            places = np.searchsorted(prefixes, words[likely]).clip(max=len(prefixes) - 1)
+            hits = likely[prefixes[places] == words[likely]]
+            yield from (hits * _PREFIX_BYTES + shift).tolist()
 
 
 def _hash(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
