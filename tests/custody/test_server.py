@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import socket
+import sqlite3
 import ssl
 import threading
 from collections.abc import Callable
@@ -141,6 +142,34 @@ def test_a_killed_custodian_has_lost_nothing_that_it_said(
     with opened(custodian_folder, database_url) as custodian:
         lease = custodian.ledger.lease(loan.lease)
     assert (lease.spent, lease.granted) == (3, 3)
+
+
+def test_a_restored_backup_grants_nothing_to_who_has_seen_more(custodian_folder: Path, borrow: Borrow) -> None:
+    with opened(custodian_folder) as custodian:
+        loan = lend(custodian)
+    database = custodian_folder / "custodian.sqlite3"
+    with CustodianProcess(custodian_folder) as process:
+        instance = borrow(loan, process.enclaves)
+        instance.renew({"clinic": 1})
+        backup = custodian_folder / "backup"
+        with sqlite3.connect(database) as source, sqlite3.connect(backup) as target:
+            source.backup(target)
+        target.close()
+        source.close()
+        instance.renew({"clinic": 50})
+        port = process.enclave_port
+    for leftover in custodian_folder.glob("custodian.sqlite3-*"):
+        leftover.unlink()
+    backup.replace(database)
+    with CustodianProcess(custodian_folder, enclave_port=port):
+        with pytest.raises(LeaseStopped) as caught:
+            instance.call().renew({"clinic": 1})
+        assert caught.value.code == "lease.forked"
+    with opened(custodian_folder) as custodian:
+        lease = custodian.ledger.lease(loan.lease)
+    assert lease.granted == 1
+    assert lease.instances[0].state.value == "quarantined"
+    assert lease.instances[0].reason
 
 
 def test_a_stop_through_one_process_reaches_who_watches_at_another(
