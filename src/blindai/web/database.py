@@ -234,6 +234,7 @@ def _sqlite(address: URL) -> Engine:
         connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=MAX_CONNECTIONS,
         max_overflow=0,
+        hide_parameters=True,  # wrapped keys and digests of passwords have no place in a traceback
     )
 
     @event.listens_for(engine, "connect")
@@ -276,6 +277,7 @@ def _postgresql(address: URL) -> Engine:
             max_overflow=0,
             # The server may have been restarted since the connection was last used.
             pool_pre_ping=True,
+            hide_parameters=True,
         )
     except (ImportError, NoSuchModuleError) as error:
         raise ConfigurationError(
