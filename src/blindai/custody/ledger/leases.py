@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -79,7 +79,7 @@ class LeaseRow(TableRow):
 
 
 class Change:
-    """One lease, locked from its reading to the end of the transaction.
+    """One lease, locked until the end of the transaction.
 
     What is written to the lease's own row is gathered in `lease` and written once, by `flush`.
 
@@ -94,15 +94,6 @@ class Change:
         self.lease = lease
         self.at = log.moment(at)
         self._read = lease
-
-    @classmethod
-    def of(cls, connection: sa.Connection, keys: CustodianKeys, lease: str, at: datetime) -> Self:
-        """Lock the row of `lease` and read it.
-
-        Raises:
-            InvalidInput: `lease.unknown`.
-        """
-        return cls(connection, keys, read(connection, lease, lock=True), at)
 
     def set(self, **values: Any) -> None:
         """Set columns of the lease's row."""
@@ -149,7 +140,7 @@ class Change:
 
 
 def read(connection: sa.Connection, lease: str, *, lock: bool = False) -> LeaseRow:
-    """The row of `lease`.
+    """The row of `lease`; with `lock`, nobody else changes it until the end of the transaction.
 
     Raises:
         InvalidInput: `lease.unknown`.

@@ -379,7 +379,9 @@ class Ledger:
             require_operator(by)
             require_reason(reason)
         with self._database.write() as connection:
-            change = Change.of(connection, self._keys, lease, self._clock.now())
+            row = leases.read(connection, lease, lock=True)
+            # Read once the lock is held: entries of the log come in the order of their times.
+            change = Change(connection, self._keys, row, self._clock.now())
             yield change
             change.flush()
 
