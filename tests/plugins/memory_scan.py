@@ -69,10 +69,10 @@ def scan(pid: int, secrets: Needles) -> dict[str, Found]:
         secrets: their needles, at least 8 bytes long, by name.
     """
     found = {name: Found(len(set(parts))) for name, parts in secrets.items()}
-    owners: dict[bytes, dict[bytes, str]] = {}
+    owners: dict[bytes, dict[bytes, set[str]]] = {}
     for name, parts in secrets.items():
         for part in parts:
-            owners.setdefault(part[:_PREFIX_BYTES], {})[part] = name
+            owners.setdefault(part[:_PREFIX_BYTES], {}).setdefault(part, set()).add(name)
     longest = max(len(part) for parts in secrets.values() for part in parts)
     prefixes = np.sort(np.frombuffer(b"".join(owners), "<u8"))
     table = np.zeros(1 << _HASH_BITS, np.bool_)
@@ -83,15 +83,16 @@ def scan(pid: int, secrets: Needles) -> dict[str, Found]:
                 memory.seek(address)
                 try:
                     # What begins in this block may end in the next one.
-                    data = memory.read(min(_BLOCK_BYTES + longest, end - address))
+                    data = memory.read(min(_BLOCK_BYTES + longest - 1, end - address))
                 except OSError:
                     continue  # unmapped in the meantime, or a device
                 for offset in _candidates(data, prefixes, table):
-                    for part, secret in owners.get(data[offset : offset + _PREFIX_BYTES], {}).items():
+                    for part, names in owners.get(data[offset : offset + _PREFIX_BYTES], {}).items():
                         if data.startswith(part, offset):
-                            hit = found[secret]
-                            hit.seen.add(part)
-                            hit.where[name] = hit.where.get(name, 0) + 1
+                            for secret in names:
+                                hit = found[secret]
+                                hit.seen.add(part)
+                                hit.where[name] = hit.where.get(name, 0) + 1
     return found
 
 
