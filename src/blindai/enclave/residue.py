@@ -1,7 +1,8 @@
 """What a call leaves behind on the thread that made it, when it has returned: its stack, and small freed blocks.
 
 Matrix kernels copy parts of the weights into buffers on the stack (64 KiB at a time in MLAS), and nothing overwrites a
-stack but the next call that goes as deep. A thread that waits for work keeps them for good.
+stack but the next call that goes as deep. So does the dynamic linker, with what the vector registers hold, when a
+function of a library is called for the first time. A thread that waits for work keeps all of that for good.
 """
 
 from __future__ import annotations
