@@ -117,8 +117,8 @@ def test_the_estimate_is_computed_as_the_page_says(scene: Scene, ada: Browser) -
         instance.spend("alice", 100)
         instance.renew({})
     words = ada.get(f"/leases/{lease}").words
-    # 500 units within 40 minutes, 500 left.
-    assert "At 750 queries an hour the budget is used up in 40 min" in words
+    # 400 units within 40 minutes, 500 left.
+    assert "At 600 queries an hour the budget is used up in 50 min" in words
     assert "The mean rate of the last 40 min" in words
 
 

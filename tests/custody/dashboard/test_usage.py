@@ -36,8 +36,8 @@ def points(*ages: float, units: int = 10, consumer: str = "alice") -> list[Usage
 def test_what_is_left_is_divided_by_the_mean_rate() -> None:
     found = forecast(lease(spent=400), points(100, 50, 0, units=20), NOW)
     assert found is not None
-    assert found.rate == pytest.approx(0.6)
-    assert found.at == NOW + timedelta(seconds=1000)
+    assert found.rate == pytest.approx(0.4)
+    assert found.at == NOW + timedelta(seconds=1500)
     assert found.over == timedelta(seconds=100)
 
 

@@ -47,13 +47,12 @@ def forecast(lease: Lease, points: Sequence[UsagePoint], now: datetime) -> Forec
         None where that would be a guess: fewer than `MIN_POINTS` records in the hour, all within `MIN_SPAN`, nothing
         used, or so little that the budget lasts longer than `MAX_AHEAD`.
     """
-    recent = [point for point in points if point.at > now - WINDOW]
-    if len(recent) < MIN_POINTS:
+    recent = sorted((point for point in points if point.at > now - WINDOW), key=lambda point: point.at)
+    if len(recent) < MIN_POINTS or now - recent[0].at < MIN_SPAN:
         return None
-    over = now - min(point.at for point in recent)
-    if over < MIN_SPAN:
-        return None
-    spent = sum(point.units for point in recent)
+    over = now - recent[0].at
+    # What the first record tells of was used before it.
+    spent = sum(point.units for point in recent[1:])
     left = max(0, lease.budget - lease.spent)
     if spent == 0 or left > spent * (MAX_AHEAD / over):
         return None
