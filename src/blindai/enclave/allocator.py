@@ -106,7 +106,8 @@ def wiping_freed_memory() -> Iterator[bool]:
     overwritten, and the log says so once.
     """
     mallopt = _glibc("mallopt", ctypes.c_int, ctypes.c_int, ctypes.c_int)
-    if mallopt is None:
+    trim = _glibc("malloc_trim", ctypes.c_int, ctypes.c_size_t)
+    if mallopt is None or trim is None:
         with _windows.lock:
             warned, _windows.warned = _windows.warned, True
         if not warned:
@@ -126,9 +127,7 @@ def wiping_freed_memory() -> Iterator[bool]:
             if _windows.open == 0:
                 mallopt(_M_PERTURB, 0)
                 mallopt(_M_MMAP_MAX, _MMAP_MAX)
-        trim = _glibc("malloc_trim", ctypes.c_int, ctypes.c_size_t)
-        if trim is not None:
-            trim(0)
+        trim(0)
 
 
 def wipe_cached_blocks() -> None:
