@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asgi_browser import Browser
+from blindai.custody.dashboard import visit
 from blindai.custody.dashboard.visit import HOME, safe_next
 from blindai.custody.operators import Role
 from blindai.web.csrf import VISITOR_COOKIE
@@ -89,6 +90,16 @@ def test_a_hundred_guesses_in_a_minute_are_a_dozen(scene: Scene, visitor: Browse
         scene.sign_in_clock.now += 0.6
         taken += visitor.sign_in("ada", OTHER).status == 401
     assert taken <= 12
+
+
+def test_a_crowd_that_signs_in_does_not_keep_operators_from_the_pages(
+    scene: Scene, ada: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit, "MAX_WAITING", 0)
+    crowded = Browser(ada.application).sign_in("ada", PASSWORD)
+    assert (crowded.status, "busy" in crowded.text) == (503, True)
+    lease = scene.lease().id
+    assert ada.submit(f"/leases/{lease}/stop", f"/leases/{lease}/stop").status == 303
 
 
 def test_what_is_wrong_is_not_said(visitor: Browser) -> None:

@@ -49,7 +49,7 @@ async def sign_in(visit: Visit) -> Response:
     address = visit.request.client.host if visit.request.client else ""
     name = visit.form.get("name", "")
     try:
-        session = await visit.ask(visit.desk.operators.sign_in, name, visit.form.get("password", ""), address=address)
+        session = await visit.hash(visit.desk.operators.sign_in, name, visit.form.get("password", ""), address=address)
     except BlindAIError as error:
         return _sign_in_form(visit, next_page=next_page, name=name, alert=error)
     before = visit.request.cookies.get(COOKIE)
@@ -82,9 +82,9 @@ async def change_password(visit: Visit) -> Response:
     """Change one's own password, which takes the old one. All sessions end, this one too."""
     address = visit.request.client.host if visit.request.client else ""
     try:
-        await visit.ask(visit.desk.operators.check, visit.name, visit.form.get("old", ""), address=address)
+        await visit.hash(visit.desk.operators.check, visit.name, visit.form.get("old", ""), address=address)
         _require_same(visit)
-        await visit.ask(visit.desk.operators.set_password, visit.name, visit.form.get("new", ""))
+        await visit.hash(visit.desk.operators.set_password, visit.name, visit.form.get("new", ""))
     except BlindAIError as error:
         answer = visit.page("account.html", status=status_of_refusal(error), alert=error, least=MIN_CHARACTERS)
         answer.headers.update(headers_of_refusal(error))
@@ -104,7 +104,7 @@ async def add_operator(visit: Visit) -> Response:
     try:
         role = _role(visit.form.get("role", ""))
         _require_same(visit)
-        await visit.ask(visit.desk.operators.add, visit.form.get("name", ""), role, visit.form.get("new", ""))
+        await visit.hash(visit.desk.operators.add, visit.form.get("name", ""), role, visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
     return see("/operators?done=added")
@@ -114,7 +114,7 @@ async def set_password(visit: Visit) -> Response:
     """Give an account another password."""
     try:
         _require_same(visit)
-        await visit.ask(visit.desk.operators.set_password, visit.part("name"), visit.form.get("new", ""))
+        await visit.hash(visit.desk.operators.set_password, visit.part("name"), visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
     return see("/operators?done=password")

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
 from blindai.custody.operators import Operator, Operators
-from blindai.errors import BlindAIError, ConfigurationError, InvalidInput
+from blindai.errors import BlindAIError, ConfigurationError, InvalidInput, Unavailable
 from blindai.web import csrf
 from blindai.web.pages import Pages
+from blindai.web.passwords import MAX_CONCURRENT
 from blindai.web.throttle import Throttled
 from blindai.wire.problems import status_of
 
@@ -30,6 +33,9 @@ T = TypeVar("T")
 # The longest form holds a reason and a password.
 MAX_FORM_BYTES: Final = 16 << 10
 MAX_FORM_FIELDS: Final = 16
+
+# Who waits to have a password checked. Each takes a tenth of a second or so.
+MAX_WAITING: Final = 50
 
 HOME: Final = "/leases"
 
@@ -48,6 +54,8 @@ class Desk:
         public_key: the custodian's, in hex.
         now: the wall clock, in UTC.
         wake: called after every change of a lease, so that enclaves hear of it at once.
+        hashing: the threads in which passwords are hashed. They are others than those of the pages: strangers who try
+            passwords must not keep an operator from a stop.
     """
 
     ledger: Ledger
@@ -57,6 +65,7 @@ class Desk:
     public_key: str
     now: Callable[[], datetime]
     wake: Callable[[], None]
+    hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CONCURRENT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,16 @@ class Visit:
     async def ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what reads the database, in a thread."""
         return await run_in_threadpool(call, *args, **kwargs)
+
+    async def hash(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what hashes a password, in one of the threads for that.
+
+        Raises:
+            Unavailable: `busy`.
+        """
+        if self.desk.hashing.statistics().tasks_waiting >= MAX_WAITING:
+            raise Unavailable("too many people sign in at this moment", code="busy", hint="try again")
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.desk.hashing)
 
     async def change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what changes a lease, in a thread, and wake those who wait for changes."""
