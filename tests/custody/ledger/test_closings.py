@@ -27,6 +27,15 @@ def test_what_was_not_spent_goes_back(custodian: Custodian) -> None:
     assert custodian.instance(lease).renew({"alice": 99}).grant.quantities == {"alice": 37}
 
 
+def test_what_an_instance_held_that_died_stays_debited(custodian: Custodian) -> None:
+    """Nobody can tell one that died from one that goes on behind a cut line."""
+    lease = custodian.lend(budget=10)
+    custodian.instance(lease).renew({"alice": 7})
+    custodian.clocks.sleep(3600)
+    assert custodian.instance(lease).renew({"alice": 10}).grant.quantities == {"alice": 3}
+    assert custodian.ledger.lease(lease).granted == 10
+
+
 def test_the_same_closing_again_gets_the_same_answer_and_refunds_once(custodian: Custodian) -> None:
     lease = custodian.lend()
     instance = custodian.instance(lease)

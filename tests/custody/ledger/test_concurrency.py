@@ -70,6 +70,14 @@ def test_two_hundred_renewals_at_once_share_a_small_budget(custodian: Custodian)
     assert sum(got for got in results if isinstance(got, int)) == picture.granted == picture.spent == 45
 
 
+def test_eight_at_once_on_a_budget_of_one_get_one(custodian: Custodian) -> None:
+    """The predecessor checked the budget and counted it down in two calls: all eight ran."""
+    lease = custodian.lend(budget=1, max_instances=8)
+    instances = [custodian.instance(lease) for _ in range(8)]
+    at_once(*[partial(instance.renew, {"alice": 1}) for instance in instances])
+    assert sorted(instance.held.get("alice", 0) for instance in instances) == [0] * 7 + [1]
+
+
 def test_one_renewal_sent_many_times_at_once_is_debited_once(custodian: Custodian) -> None:
     lease = custodian.lend()
     renewal = custodian.instance(lease).next_renewal({"alice": 5}, key=True)

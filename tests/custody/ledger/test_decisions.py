@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from blindai.errors import InvalidInput
+from blindai.custody.ledger import Ledger
+from blindai.errors import InvalidInput, LeaseStopped
 from blindai.wire.custody import MAX_AMOUNT
 from lending import Custodian
 
@@ -38,6 +39,17 @@ def test_the_stop_epoch_never_falls(custodian: Custodian) -> None:
         custodian.ledger.pause(lease, by="ann", reason="")
         epochs.append(custodian.ledger.lease(lease).stop_epoch)
     assert epochs == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_stop_outlives_a_restart(custodian: Custodian) -> None:
+    """The predecessor forgot that it had been stopped."""
+    lease = custodian.lend()
+    instance = custodian.instance(lease)
+    custodian.ledger.stop(lease, by="ann", reason="")
+    instance.ledger = Ledger(custodian.database, custodian.keys, clock=custodian.clocks)
+    with pytest.raises(LeaseStopped) as refused:
+        instance.renew({"alice": 1})
+    assert refused.value.code == "lease.stopped"
 
 
 def test_a_second_stop_is_an_act_of_its_own(custodian: Custodian) -> None:
