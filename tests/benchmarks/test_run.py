@@ -30,6 +30,7 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
         "## Importing the client",
         "## Verifying evidence",
         "## Refusing hostile evidence",
+        *["## Metering"] * 2,
         "## Sealed models, 8 MB",
         "## Memory of a loaded model of 8 MB",
     ]
@@ -42,8 +43,17 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
 
     figures = json.loads((tmp_path / "benchmarks.json").read_text("utf-8"))
     assert figures["conclusive"] is False
-    assert {goal["number"] for goal in figures["goals"]} == {1, 2, 6, 7, 8}
+    assert {goal["number"] for goal in figures["goals"]} == {1, 2, 5, 6, 7, 8}
     assert len(figures["tables"]) == len(tables) - 1
+
+
+def test_stops_are_timed_and_nothing_runs_late() -> None:
+    printed = run("stopping.py")
+    assert [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")][2:] == [
+        "| dashboard",
+        "| command line",
+    ]
+    assert "Line cut, 2 tries: 0 of the " in printed
 
 
 def test_soak_watches_both_processes() -> None:
