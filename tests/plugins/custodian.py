@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 import pytest
+from argon2 import PasswordHasher
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from blindai.attestation.attesters.simulated import SimulatedAttester
@@ -34,11 +35,12 @@ from blindai.channel.listening import listen
 from blindai.custody.certificate import OperatorsTls
 from blindai.custody.clock import SYSTEM_LEDGER_CLOCK, LedgerClock
 from blindai.custody.custodian import Custodian, Place
-from blindai.custody.operators import Role
+from blindai.custody.operators import Operators, Role
 from blindai.custody.sealing import seal
 from blindai.custody.server import Addresses, CustodianServer
 from blindai.custody.terms import Terms
 from blindai.custody.unlocking import KeyFile
+from blindai.web.passwords import Passwords
 from blindai.wire import custody as wire
 from blindai.wire.bundle import ONNX_TYPE
 from blindai.wire.problems import error_from
@@ -48,6 +50,9 @@ T = TypeVar("T")
 
 OPERATOR = "alice"
 PASSWORD = "correct horse battery staple"
+
+# Enough to sign in with, and no second of every test.
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 # A process that has not answered by then never will, even on a busy machine.
 START_SECONDS = 60.0
@@ -90,8 +95,9 @@ def opened(folder: Path, database_url: str | None = None, *, clock: LedgerClock 
     """The custodian in `folder`, with one operator, `OPERATOR`. Whoever opens it closes it."""
     place = Place.at(folder, database_url)
     custodian = Custodian.open(place, lambda lock: KeyFile(place.key_file), clock=clock)
-    if not custodian.operators.all():
-        custodian.operators.add(OPERATOR, Role.ADMIN, PASSWORD)
+    operators = Operators(custodian.database, passwords=Passwords(CHEAP))
+    if not operators.all():
+        operators.add(OPERATOR, Role.ADMIN, PASSWORD)
     return custodian
 
 

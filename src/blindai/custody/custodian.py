@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -73,7 +74,7 @@ class Custodian:
 
     Attributes:
         place: where it is.
-        database, keys, ledger, operators: its parts.
+        database, keys, ledger: its parts.
     """
 
     def __init__(
@@ -83,7 +84,11 @@ class Custodian:
         self.database = database
         self.keys = keys
         self.ledger = Ledger(database, keys, clock=clock)
-        self.operators = Operators(database)
+
+    @cached_property
+    def operators(self) -> Operators:
+        """The accounts of those who decide. Made when first asked for, because it takes a while by design."""
+        return Operators(self.database)
 
     @classmethod
     def open(
