@@ -26,7 +26,7 @@ from blindai.enclave.config import Limits
 from blindai.enclave.engine import Engine, Session
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.model_id import ModelId
-from blindai.enclave.model_version import ModelVersion, State
+from blindai.enclave.model_version import Content, ModelVersion, State
 from blindai.enclave.repository import Repository
 from blindai.enclave.sealed_model import SealedFile, opened
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, ModelNotFound
@@ -383,6 +383,26 @@ def test_only_the_lease_changes_a_leased_model(change: Callable[..., Awaitable[N
             assert caught.value.code == "lease.managed"
         assert leased.state is State.READY
         await models.close()
+
+    asyncio.run(main())
+
+
+def test_versions_of_both_kinds_live_under_one_name() -> None:
+    async def main() -> None:
+        models = repository(HeldEngine())
+        leased = await install(models, seal_bytes(BODY))
+        with models.admit(ID, version=None, size=3) as admission:
+            uploaded = await models.commit(admission, Content(b"abc", {}, "0" * 64, 3))
+        assert uploaded.number == "2"
+        assert await refused(models.delete(ID)) == "lease.managed"
+        await models.revoke(leased, reason="lease.stopped")
+        assert models.resolve(ID) is uploaded
+        again = await install(models, seal_bytes(BODY))
+        assert [*models] == [again, uploaded]
+        await models.delete(ID, 2)
+        assert [*models] == [again]
+        await models.close()
+        assert list(models) == []
 
     asyncio.run(main())
 
