@@ -74,19 +74,18 @@ class Attack:
 
 
 def _forged_custodian(stage: Stage) -> Outcome:
-    keys = CustodianKeys.generate()
+    keys, mark = CustodianKeys.generate(), stage.enclave.mark()
     with Forgery(keys.sign, keys.public_key) as forgery, _bent(stage, forgery.port):
-        refusal = stage.enclave.logged(event="custodian", code="custodian.signature")
+        refusal = stage.enclave.logged(mark, event="custodian", code="custodian.signature")
         heard = forgery.heard
     return _logged(refusal, f"the forger heard {heard} bytes behind its gate", stolen=heard)
 
 
 def _replayed_grant(stage: Stage) -> Outcome:
-    keys = stage.office.keys
-    recorded = _latest_grant(stage)
+    keys, recorded, mark = stage.office.keys, _latest_grant(stage), stage.enclave.mark()
     with Forgery(keys.sign, keys.public_key, {wire.RENEWALS: recorded}) as forgery, _bent(stage, forgery.port):
         before, granted = stage.hospital.look(), stage.granted(HOSPITAL)
-        refusal = stage.enclave.logged(event="custodian", code="lease.grant")
+        refusal = stage.enclave.logged(mark, event="custodian", code="lease.grant")
         after, gained = stage.hospital.look(), stage.granted(HOSPITAL) - granted
     if after.hard_ms >= before.hard_ms:
         raise StoryFailed("a replayed grant has given the enclave more time")

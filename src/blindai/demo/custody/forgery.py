@@ -22,6 +22,7 @@ class Forgery:
     Attributes:
         port: where it listens.
         heard: bytes that enclaves sent behind its gate.
+        opened: connections whose gate it has opened.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Forgery:
         """
         self.port = 0
         self.heard = 0
+        self.opened: list[asyncio.Transport] = []
         self._end = ReceivingEnd(sign, public_key, _anything)
         self._answers = answers or {}
         self._ready = threading.Event()
@@ -65,6 +67,8 @@ class Forgery:
         await self._stop.wait()
         server.close()
         protocols.close()
+        for transport in self.opened:
+            transport.abort()
         await asyncio.sleep(0)  # lets the loop close what was cut
 
 
@@ -79,6 +83,7 @@ class _Answering(asyncio.Protocol):
         if not isinstance(transport, asyncio.Transport):
             raise TypeError("a plaintext transport can be written to")
         self._transport = transport
+        self._forgery.opened.append(transport)
 
     def data_received(self, data: bytes) -> None:
         self._forgery.heard += len(data)

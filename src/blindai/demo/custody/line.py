@@ -74,27 +74,25 @@ class Line:
         carrier = asyncio.create_task(self._carry(reader, writer))
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
+        # Also of one that was cut before it began.
+        carrier.add_done_callback(lambda _: writer.transport.abort())
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
+        if self._target is None:
+            return
         try:
-            if self._target is None:
-                return
             other_reader, other_writer = await asyncio.open_connection(_HOST, self._target)
-            writers.append(other_writer)
-            there = asyncio.create_task(_pump(reader, other_writer))
-            back = asyncio.create_task(_pump(other_reader, writer))
-            try:
-                await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                there.cancel()
-                back.cancel()
-                await asyncio.gather(there, back, return_exceptions=True)
         except OSError:
-            pass  # nobody is there
+            return  # nobody is there
+        there = asyncio.create_task(_pump(reader, other_writer))
+        back = asyncio.create_task(_pump(other_reader, writer))
+        try:
+            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in writers:
-                each.transport.abort()
+            there.cancel()
+            back.cancel()
+            other_writer.transport.abort()
+            await asyncio.gather(there, back, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

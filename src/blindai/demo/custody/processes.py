@@ -46,7 +46,7 @@ class Program:
         """
         self.log = log
         # Lines of processes before this one are not its own.
-        self._skipped = log.stat().st_size if log.exists() else 0
+        self._began = log.stat().st_size if log.exists() else 0
         with log.open("ab") as errors:
             self._process = _start(["-m", "blindai", *arguments], errors, package_parent)
         try:
@@ -75,23 +75,27 @@ class Program:
         self._process.kill()
         stop(self._process)
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """What it has logged so far."""
+    def mark(self) -> int:
+        """Where its log ends now."""
+        return self.log.stat().st_size
+
+    def lines(self, since: int = 0) -> Iterator[dict[str, Any]]:
+        """What it has logged behind a mark."""
         with self.log.open("rb") as file:
-            file.seek(self._skipped)
+            file.seek(max(since, self._began))
             for line in file:
                 if line.startswith(b"{") and line.endswith(b"}\n"):
                     yield msgspec.json.decode(line)
 
-    def logged(self, **fields: Any) -> dict[str, Any]:
-        """The first line with these fields, once it is there.
+    def logged(self, since: int = 0, **fields: Any) -> dict[str, Any]:
+        """The first line behind a mark that has these fields, once it is there.
 
         Raises:
             Unavailable: `unavailable.log`, it did not come.
         """
 
         def found() -> dict[str, Any] | None:
-            return next((line for line in self.lines() if fields.items() <= line.items()), None)
+            return next((line for line in self.lines(since) if fields.items() <= line.items()), None)
 
         try:
             return until(found, f"a line {fields} in the log")

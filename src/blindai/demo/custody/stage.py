@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import secrets
 import shutil
 import time
@@ -56,8 +58,13 @@ INSURER_BUDGET: Final = 1
 TRANCHE: Final = 6
 
 # Short, so that the audience sees the dead man's switch at work: the lease is renewed after a third of the soft time.
-SOFT_MS: Final = 4_000
-TTL_MS: Final = 6_000
+SOFT_MS: Final = 5_000
+TTL_MS: Final = 7_000
+
+# Between two queries of a hospital that goes on asking. Each pause is longer than the one before, so that on a machine
+# that is busy it does not use up its budget.
+_PAUSE_SECONDS: Final = 0.02
+_LONGER: Final = 1.15
 
 
 class Sealed(NamedTuple):
@@ -225,18 +232,19 @@ class Stage:
             self.ran[HOSPITAL] += 1
         return answer
 
-    def ask_until(self, code: str, pause_seconds: float) -> Answer:
-        """Queries of the hospital's, until one ends with `code`; "" is an answer.
+    def ask_until(self, code: str) -> Answer:
+        """Queries of the hospital's, one after the other, until one ends with `code`; "" is an answer.
 
         Raises:
             Unavailable: `unavailable.log`, none did.
         """
+        pauses = itertools.accumulate(itertools.repeat(_LONGER), operator.mul, initial=_PAUSE_SECONDS)
 
         def asked() -> Answer | None:
             answer = self.ask(0)
             if answer.code == code:
                 return answer
-            time.sleep(pause_seconds)
+            time.sleep(next(pauses))
             return None
 
         return until(asked, f"a query that ends with {code or 'an answer'}")

@@ -46,9 +46,6 @@ APPROVED: Final = 40
 # How long the hospital's call waits for the operators.
 _PATIENCE_SECONDS: Final = 30.0
 
-# Between two queries of a hospital that goes on asking, whatever is said in between.
-_PAUSE_SECONDS: Final = 0.02
-
 # Between two looks at the dead man's switch.
 _COUNTDOWN_SECONDS: Final = 1.0
 
@@ -231,9 +228,9 @@ def _stop(stage: Stage, summary: Summary) -> None:
     stage.head(7, f"{ANNA.capitalize()} stops the model. One operator is enough for that")
     _scan(stage, summary, "while it serves", expected=True)
     stage.command(f"blindai custodian stop {stage.lease_id} --as {ANNA}")
-    watch = StopWatch()
+    watch, mark = StopWatch(), stage.enclave.mark()
     version = ledger.stop(stage.lease_id, by=ANNA, reason="for a test").changed_version
-    answer = stage.ask_until("lease.stopped", _PAUSE_SECONDS)
+    answer = stage.ask_until("lease.stopped")
     summary.stop_refused_ms = (answer.at - watch.started) * 1000
     acknowledged = until(
         lambda: stage.acknowledged(version),
@@ -242,7 +239,7 @@ def _stop(stage: Stage, summary: Summary) -> None:
     summary.stop_acknowledged_ms = (acknowledged - watch.started) * 1000
     stage.say(f"first query refused after {summary.stop_refused_ms:.0f} ms: {answer.code}, {escape(answer.message)}")
     stage.say(f"the enclave has acknowledged it after {summary.stop_acknowledged_ms:.0f} ms")
-    stage.enclave.logged(event="model_wiped", why="stopped")
+    stage.enclave.logged(mark, event="model_wiped", why="stopped")
     _scan(stage, summary, "after the stop", expected=False)
 
 
@@ -259,7 +256,7 @@ def _resume(stage: Stage, summary: Summary) -> None:
     stage.command(f"blindai custodian agree {proposal.id} --as {BEN}")
     watch = StopWatch()
     ledger.agree(proposal.id, by=BEN)
-    answer = stage.ask_until("", _PAUSE_SECONDS)
+    answer = stage.ask_until("")
     summary.resume_ms = (answer.at - watch.started) * 1000
     stage.say(f"[green]answered[/] again {summary.resume_ms:.0f} ms after {BEN} agreed, by the same process")
     # The grant answers what was asked while the lease was stopped, and most of its time has gone.
@@ -267,7 +264,7 @@ def _resume(stage: Stage, summary: Summary) -> None:
 
 
 def _expire(stage: Stage, summary: Summary) -> None:
-    before = stage.lease
+    before, mark = stage.lease, stage.enclave.mark()
     watch = StopWatch()
     stage.custodian.kill()
     stage.head(9, "The custodian is killed (kill -9), and says nothing any more: the dead man's switch")
@@ -276,15 +273,15 @@ def _expire(stage: Stage, summary: Summary) -> None:
     while (view := stage.hospital.look()).soft_ms:
         stage.say(f"{view.soft_ms / 1000:.1f} s until no query starts, {view.hard_ms / 1000:.1f} s until it is wiped")
         time.sleep(min(view.soft_ms / 1000, _COUNTDOWN_SECONDS))
-    answer = stage.ask_until("lease.expired", _PAUSE_SECONDS)
+    answer = stage.ask_until("lease.expired")
     summary.expiry_refused_ms = (answer.at - watch.started) * 1000
     stage.say(f"[red]refused[/] {summary.expiry_refused_ms / 1000:.1f} s after the kill: {answer.code}")
-    stage.enclave.logged(event="model_wiped", why="expired")
+    stage.enclave.logged(mark, event="model_wiped", why="expired")
     summary.expiry_wiped_ms = watch.ms
     stage.say(f"key and weights were wiped {summary.expiry_wiped_ms / 1000:.1f} s after the kill")
     _scan(stage, summary, "after the expiry", expected=False)
     stage.start_custodian()
-    stage.ask_until("", _PAUSE_SECONDS)
+    stage.ask_until("")
     after = stage.lease
     if after.budget != before.budget or after.granted < before.granted or after.spent < before.spent:
         raise StoryFailed("the custodian has forgotten what it granted")
