@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import ExitStack
+from contextlib import closing
 
 import numpy as np
-from loans import LENT, lent
+from loans import LENT, Loan, lent
 from machine import Placement
 from processes import placed
 from rawclient import RawClient
@@ -39,20 +39,28 @@ METHOD = (
 )
 
 
-def measure(effort: Effort, placement: Placement) -> Table:
-    """Start custodian and enclave with each of the models, and measure."""
+def measure(effort: Effort) -> list[Table]:
+    """Start custodian and enclave with each of the models, and measure; a table for each placement."""
     layers = 1 if effort is QUICK else 6
     small = Tensor.from_array("x", SIZES[0].values())
     tokens = Tensor.from_array("input_ids", np.arange(128, dtype=np.int64).reshape(1, 128))
     runs = {
-        "tiny model, 4 KB": _measure(tiny_model(), small, effort, placement),
-        "shape of DistilBERT, 128 tokens": _measure(distilbert(layers=layers), tokens, effort, placement),
+        "tiny model, 4 KB": _measure(tiny_model(), small, effort),
+        "shape of DistilBERT, 128 tokens": _measure(distilbert(layers=layers), tokens, effort),
     }
+    return [_table({label: means[placement] for label, means in runs.items()}, placement) for placement in Placement]
+
+
+Means = dict[str, list[float]]
+"""For each way, the mean time of a query in each round, in microseconds."""
+
+
+def _table(runs: dict[str, Means], placement: Placement) -> Table:
     rows = []
     goals = []
     for label, means in runs.items():
         slower = ratio(means[METERED], means[UNMETERED])
-        throughput = Spread.of(one / other for one, other in zip(means[UNMETERED], means[METERED], strict=True))
+        throughput = ratio(means[UNMETERED], means[METERED])
         rows.append(
             [
                 label,
@@ -72,35 +80,30 @@ def measure(effort: Effort, placement: Placement) -> Table:
     )
 
 
-def _measure(model: bytes, tensor: Tensor, effort: Effort, placement: Placement) -> dict[str, list[float]]:
-    """For each way, the mean time of a query in each round, in microseconds."""
-    with ExitStack() as stack:
-        loan = stack.enter_context(lent(model))
+def _measure(model: bytes, tensor: Tensor, effort: Effort) -> dict[Placement, Means]:
+    with lent(model) as loan:
         loan.client.upload_model(model, model_id=OWN)
-        stack.enter_context(placed(placement, (loan.server, loan.borrower)))
-        client = RawClient(loan.borrower.port)
-        stack.callback(client.close)
+        return {placement: _means(loan, tensor, effort, placement) for placement in Placement}
+
+
+def _means(loan: Loan, tensor: Tensor, effort: Effort, placement: Placement) -> Means:
+    requests = {METERED: _request(tensor, LENT, loan.token), UNMETERED: _request(tensor, OWN, loan.token)}
+    turns, seconds = (_TURNS, _TURN_SECONDS) if effort is not QUICK else (1, 0.0)
+    means: Means = {name: [] for name in requests}
+    with placed(placement, (loan.server, loan.borrower)), closing(RawClient(loan.borrower.port)) as client:
         client.open_gate()
-        requests = {
-            METERED: _request(tensor, LENT, loan.token),
-            UNMETERED: _request(tensor, OWN, loan.token),
-        }
-        turns, seconds = (_TURNS, _TURN_SECONDS) if effort is not QUICK else (1, 0.0)
         for request in requests.values():
             _turn(client, request, 20 * seconds)  # the enclave learns how long runs take, and how many units last
-        means: dict[str, list[float]] = {name: [] for name in requests}
         for number in range(effort.rounds):
-            spent = dict.fromkeys(requests, 0)
-            calls = dict.fromkeys(requests, 0)
+            spent, calls = dict.fromkeys(requests, 0), dict.fromkeys(requests, 0)
             for turn in range(turns):
-                names = list(requests) if (number + turn) % 2 else list(reversed(requests))
-                for name in names:
+                for name in list(requests)[:: 1 if (number + turn) % 2 else -1]:
                     taken, done = _turn(client, requests[name], seconds)
                     spent[name] += taken
                     calls[name] += done
             for name in requests:
                 means[name].append(spent[name] / calls[name] / 1e3)
-        return means
+    return means
 
 
 def _turn(client: RawClient, request: bytes, seconds: float) -> tuple[int, int]:
@@ -133,5 +136,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    for placement in Placement:
-        print(measure(QUICK if options.quick else FULL, placement).markdown(), flush=True)
+    for table in measure(QUICK if options.quick else FULL):
+        print(table.markdown())

@@ -52,7 +52,7 @@ def main() -> int:
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
         tables += [importing, verifying.measure(effort), verifying.measure_hostile(effort)]
-    tables += [metering.measure(effort, placement) for placement in Placement]
+    tables += metering.measure(effort)
     tables += [sealing.measure(effort), sealing.measure_memory(effort)]
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
