@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.channel.calling import CallingEnd
+from blindai.custody.service import application
 from blindai.errors import BlindAIError, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.problems import PROBLEMS
@@ -201,6 +203,23 @@ def test_a_lost_artefact_is_no_incident(shared: RunningCustodian, borrow: Borrow
     with pytest.raises(Unavailable) as caught:
         instance.part(0, 10)
     assert caught.value.code == "unavailable.artefact"
+
+
+def test_a_model_that_is_cut_while_it_is_fetched_ends_the_connection(
+    shared: RunningCustodian, borrow: Borrow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "PIECE_BYTES", 1000)
+    loan = shared.lend(b"x" * 100_000)
+    instance = borrow(loan, shared.enclaves)
+    pread = os.pread
+
+    def cutting(descriptor: int, length: int, at: int) -> bytes:
+        os.truncate(loan.artefact, 5000)
+        return pread(descriptor, length, at)
+
+    monkeypatch.setattr(os, "pread", cutting)
+    with pytest.raises(Unavailable):
+        instance.part(0, 100_000)
 
 
 def test_a_part_may_be_fetched_while_others_are(shared: RunningCustodian, borrow: Borrow) -> None:

@@ -12,16 +12,18 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from blindai.custody.service.artefacts import Artefacts
+from blindai.custody.service.artefacts import Artefact, Artefacts
 from blindai.errors import BlindAIError, InvalidInput, PermissionDenied
 from blindai.web.http import HttpLimits
 from blindai.wire import custody as wire
 from blindai.wire.problems import CONTENT_TYPE, problem_body, status_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
 
     from blindai.channel.receiving import Caller
@@ -35,6 +37,9 @@ LIMITS: Final = HttpLimits(max_connections=4096, max_body_bytes=wire.MAX_MESSAGE
 _PATHS: Final = frozenset({wire.RENEWALS, wire.WATCHES, wire.BUDGET_REQUESTS, wire.CLOSINGS, wire.ARTEFACTS})
 
 _log = structlog.get_logger("blindai.custody")
+
+# Of a sealed model, read and sent at a time: what a connection holds in memory, however slowly the other side reads.
+PIECE_BYTES: Final = 1 << 20
 
 Message = TypeVar("Message", wire.Renewal, wire.Watch, wire.BudgetRequest, wire.Closing, wire.ArtefactRange)
 
@@ -86,8 +91,20 @@ class EnclaveService:
 
     async def _artefact(self, request: Request) -> Response:
         message = await _read(request, wire.ArtefactRange)
-        part = await self._calls(self._artefacts.read, message.lease, message.offset, message.length)
-        return Response(part, media_type="application/octet-stream")
+        file = await self._calls(self._artefacts.open, message.lease)
+        length = file.available(message.offset, message.length)
+        return StreamingResponse(
+            self._pieces(file, message.offset, length),
+            media_type="application/octet-stream",
+            headers={"content-length": str(length)},
+        )
+
+    async def _pieces(self, file: Artefact, offset: int, length: int) -> AsyncIterator[bytes]:
+        while length:
+            piece = await self._calls(file.read, offset, min(PIECE_BYTES, length))
+            yield piece
+            offset += len(piece)
+            length -= len(piece)
 
 
 async def _read(request: Request, kind: type[Message]) -> Message:
