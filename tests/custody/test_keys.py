@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from argon2.exceptions import HashingError
 from cryptography.exceptions import InvalidSignature
 
-from blindai.custody import tables
+from blindai.custody import tables, unlocking
 from blindai.custody.keys import CustodianKeys
 from blindai.custody.unlocking import KeyFile, Passphrase, PassphraseLock
 from blindai.errors import ConfigurationError
@@ -78,6 +79,18 @@ def test_a_file_that_is_no_key_file_is_refused(kept: Database, key_file: KeyFile
 def test_a_folder_that_cannot_be_written_is_named(kept: Database, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     _refused(kept, KeyFile(tmp_path / "file" / "unlock.key"), "custodian.unlock")
+
+
+def test_a_key_file_that_cannot_be_written_is_named(
+    kept: Database, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space" in _refused(kept, key_file, "custodian.unlock").message
+    monkeypatch.undo()
+    assert CustodianKeys.open(kept, key_file).public_key
 
 
 def test_the_wrong_key_file_opens_nothing_and_changes_nothing(kept: Database, key_file: KeyFile) -> None:
@@ -226,3 +239,11 @@ def test_processes_without_a_common_key_file_are_told(kept: Database, database_u
     assert answers.count("custodian.locked") == 2
     # What the losers had made is gone: it opens nothing.
     assert [file.exists() for file in files].count(True) == 1
+
+
+def test_a_machine_without_the_memory_says_so(kept: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise HashingError("Memory allocation error")
+
+    monkeypatch.setattr(unlocking, "hash_secret_raw", fail)
+    assert "Memory" in _refused(kept, Passphrase(PASSPHRASE), "custodian.unlock").message

@@ -62,6 +62,9 @@ class RunningPort:
 
         return StreamingResponse(lines())
 
+    async def _large(self, request: Request) -> Response:
+        return Response(bytes(16 << 20))
+
     async def _refusing(self, request: Request) -> Response:
         raise InvalidInput("not so", code="input.invalid")
 
@@ -80,6 +83,7 @@ class RunningPort:
             "/echo": self._echo,
             "/slow": self._slow,
             "/endless": self._endless,
+            "/large": self._large,
             "/refusing": self._refusing,
             "/failing": self._failing,
             "/half": self._half,
@@ -169,6 +173,11 @@ def test_a_body_in_chunks(port: RunningPort) -> None:
             400,
             "http.trailers",
         ),
+        (
+            b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            400,
+            "http.upgrade",
+        ),
         (b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nGET /echo HTTP/1.1\r\nHost: x\r\n\r\n", 400, "http.pipelining"),
     ],
     ids=lambda value: str(value)[:40],
@@ -224,6 +233,25 @@ def test_who_does_not_read_is_cut(port: RunningPort) -> None:
             for part in iter(lambda: wire.socket.recv(1 << 20), b""):
                 received = (received + part)[-16:]
         assert not received.endswith(b"0\r\n\r\n")  # it was cut, and did not end
+
+
+def test_who_reads_late_but_reads_gets_all(port: RunningPort) -> None:
+    with port.connect() as wire:
+        wire.head("GET", "/large")
+        threading.Event().wait(0.1)  # the server has to wait
+        assert len(wire.response().body) == 16 << 20
+
+
+def test_a_request_in_the_middle_of_an_answer_cuts_it(port: RunningPort) -> None:
+    with port.connect() as wire:
+        wire.head("GET", "/endless")
+        assert wire.socket.recv(100)
+        wire.head("GET", "/echo")
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            for part in iter(lambda: wire.socket.recv(1 << 20), b""):
+                received = (received + part)[-100:]
+        assert b"http.pipelining" not in received  # it would look like a part of the answer
 
 
 def test_one_connection_too_many_is_told_to_come_back(run_port: Callable[..., RunningPort]) -> None:
