@@ -14,6 +14,7 @@ from typing import Any, Self
 import onnx
 from numpy.typing import NDArray
 
+from blindai.channel.calling import CallingEnd
 from blindai.channel.end import AttestedEnd
 from blindai.channel.server import AttestedProtocols
 from blindai.enclave.app import Application
@@ -141,6 +142,7 @@ class RunningServer:
         *,
         simulated: bool,
         end: AttestedEnd | None = None,
+        calling: CallingEnd | None = None,
         port: int = 0,
     ) -> None:
         self.config = config
@@ -151,6 +153,7 @@ class RunningServer:
         self._stop: asyncio.Event
         self._ready = threading.Event()
         self._engine = engine
+        self._calling = calling
         self._simulated = simulated
         self._thread = threading.Thread(target=lambda: run(self._main()), daemon=True)
         self._thread.start()
@@ -159,7 +162,7 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.application = Application(self.config, self._engine)
+        self.application = Application(self.config, self._engine, end=self._calling)
         await serve(
             self.application,
             config=self.config,

@@ -289,6 +289,21 @@ class FakeConnection:
         self.usable = False
 
 
+def sealed_for(custodian: FakeCustodian, folder: Path, model: bytes) -> Path:
+    """The file of `model`, sealed with a key that the custodian has."""
+    custodian.data_key = bytes(new_data_key())
+    custodian.model_digest = hashlib.sha256(model).hexdigest()
+    sealed = seal(
+        [model],
+        size=len(model),
+        model_digest=custodian.model_digest,
+        content_type="application/onnx",
+        target=folder / "model.sealed",
+        key=custodian.data_key,
+    )
+    return sealed.path
+
+
 class Borrower:
     """An enclave that has a model on loan from a `FakeCustodian`: all but attestation and TLS."""
 
@@ -298,19 +313,8 @@ class Borrower:
         self.custodian = custodian
         self.config = config or EnclaveConfig()
         self.keyset = PrivateKeyset(datetime(2026, 1, 1, tzinfo=UTC))
-        key = new_data_key()
-        custodian.data_key = bytes(key)
         custodian.hpke_public_key = bytes.fromhex(self.keyset.public.hpke_public_key)
-        custodian.model_digest = hashlib.sha256(model).hexdigest()
-        path = folder / "model.sealed"
-        seal(
-            [model],
-            size=len(model),
-            model_digest=custodian.model_digest,
-            content_type="application/onnx",
-            target=path,
-            key=key,
-        )
+        path = sealed_for(custodian, folder, model)
         custody = Custody(
             address="custodian.example:9444",
             public_key=custodian.signer.public.public_bytes_raw().hex(),

@@ -1,4 +1,4 @@
-"""What a query costs: a unit if the model was executed for it, nothing otherwise; and nothing runs behind a shut gate."""
+"""What a query costs: a unit if the model was executed for it, nothing otherwise; behind a shut gate nothing runs."""
 
 from __future__ import annotations
 
