@@ -108,7 +108,7 @@ def create(
         }
         # Everything is judged before the model is read.
         terms.Terms(model_digest="0" * 64, **settings)
-        sealed = _sealed(model, target, key)
+        sealed = _sealed(model, target, key, progress=not office.as_json)
         agreed = terms.Terms(model_digest=sealed.header.model_digest, **settings)
         lease = office.ledger.create(agreed, model_key=bytes(key), by=office.by)
     except BaseException:
@@ -186,8 +186,9 @@ def _milliseconds(seconds: float | None, default: int) -> int:
     return default if seconds is None else round(seconds * 1000)
 
 
-def _sealed(model: Path, target: Path, key: bytearray) -> SealedModel:
+def _sealed(model: Path, target: Path, key: bytearray, *, progress: bool) -> SealedModel:
     from blindai.client.model_file import ModelBody
+    from blindai.client.progress import upload_progress
     from blindai.custody import secret_file
     from blindai.custody.sealing import seal
 
@@ -198,14 +199,15 @@ def _sealed(model: Path, target: Path, key: bytearray) -> SealedModel:
         raise ConfigurationError(
             f"the folder {target.parent} cannot be made: {error.strerror or error}", code="configuration.output"
         ) from error
-    return seal(
-        body.chunks(),
-        size=body.content_length,
-        model_digest=body.sha256.hex(),
-        content_type=body.content_type,
-        target=target,
-        key=key,
-    )
+    with upload_progress(body, model.name, enabled=None if progress else False) as chunks:
+        return seal(
+            chunks,
+            size=body.content_length,
+            model_digest=body.sha256.hex(),
+            content_type=body.content_type,
+            target=target,
+            key=key,
+        )
 
 
 def _tell(office: Office, lease: Lease, address: str, artefact: Path, tokens: dict[str, str]) -> None:
