@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -319,10 +318,3 @@ def test_a_client_that_vanishes_leaves_nothing(port: RunningPort) -> None:
     while port.request("POST", "/echo", b"x").status == 503:
         pass
     assert port.request("POST", "/echo", b"x").json == {"bytes": 1}
-
-
-def test_a_half_closed_connection_is_still_answered(port: RunningPort) -> None:
-    with port.connect() as wire:
-        wire.head("GET", "/echo")
-        wire.socket.shutdown(socket.SHUT_WR)
-        assert wire.response().status == 200

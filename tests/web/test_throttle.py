@@ -74,6 +74,14 @@ def test_one_address_through_many_accounts(database: Database, throttle: Throttl
     assert fail(database, throttle, "ada", "192.0.2.2") == 0
 
 
+def test_one_network_of_ipv6_is_one_place(database: Database, throttle: Throttle) -> None:
+    taken = sum(fail(database, throttle, f"account{number}", f"2001:db8::{number:x}") == 0 for number in range(60))
+    assert taken == ADDRESS.failures
+    assert fail(database, throttle, "ada", "2001:db8:0:1::1") == 0
+    assert fail(database, throttle, "ada", "::ffff:192.0.2.1") == 0
+    assert fail(database, throttle, "ada", "fe80::1%eth0") == 0
+
+
 def test_many_addresses_through_one_account(database: Database, throttle: Throttle) -> None:
     taken = sum(fail(database, throttle, "ada", f"192.0.2.{number}") == 0 for number in range(100))
     assert taken == ACCOUNT.failures

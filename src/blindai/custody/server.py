@@ -98,10 +98,8 @@ class CustodianServer:
         service = EnclaveService(ledger, self._calls, self._watches)
         self._enclaves = HttpPort(service.application, ENCLAVE_LIMITS)
         self._protocols = ReceivingProtocols(ReceivingEnd(keys.sign, keys.public_key, self._policy, self._admit))
-        self._operators = HttpPort(
-            dashboard(ledger, custodian.operators, public_key=keys.public_key, wake=self._watches.wake),
-            OPERATOR_LIMITS,
-        )
+        self._pages = dashboard(ledger, custodian.operators, public_key=keys.public_key, wake=self._watches.wake)
+        self._operators = HttpPort(self._pages, OPERATOR_LIMITS)
         self._watching: asyncio.Task[None] | None = None
 
     async def start(
@@ -129,6 +127,7 @@ class CustodianServer:
         """Take nothing new, answer who waits, and let transactions finish."""
         self._watches.close()
         self._protocols.close()
+        await self._pages.state.changes.close()
         await asyncio.gather(self._enclaves.stop(SHUTDOWN_SECONDS), self._operators.stop(SHUTDOWN_SECONDS))
         if self._watching is not None:
             await self._watching

@@ -7,6 +7,7 @@ its own parameters: a hash of older parameters is made anew at the next sign-in.
 from __future__ import annotations
 
 import unicodedata
+from functools import cached_property
 from threading import BoundedSemaphore
 from typing import Final
 
@@ -41,8 +42,11 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
         self._slots = BoundedSemaphore(MAX_CONCURRENT)
-        # Checked in place of the hash of an account that does not exist, so that the answer takes as long.
-        self._nobody = self._hasher.hash("the password of nobody")
+
+    @cached_property
+    def _nobody(self) -> str:
+        """Checked in place of the hash of an account that does not exist, so that the answer takes as long."""
+        return self._hasher.hash("the password of nobody")
 
     def hash(self, password: str) -> str:
         """The hash of `password`, as a PHC string."""
@@ -59,8 +63,10 @@ class Passwords:
             AuthenticationError: `authentication.password`, whatever was wrong.
         """
         with self._slots:
+            # Made by the first check, whatever it is of.
+            nobody = self._nobody
             try:
-                self._hasher.verify(stored or self._nobody, _normalised(password))
+                self._hasher.verify(stored or nobody, _normalised(password))
             except (VerificationError, InvalidHashError):
                 raise refused() from None
             if stored is None:

@@ -3,7 +3,7 @@
 Failures are counted in the database, where every process sees them, under three keys:
 
 - the account from this address: what somebody who guesses from one place runs into first;
-- the address: one place that goes through many accounts;
+- the address: one place that goes through many accounts; of IPv6 the first 64 bits, of which one place has all others;
 - the account from anywhere: many places that go through one account. This one must not serve to lock its owner out: it
   delays by half a minute at most, and never an address from which the owner has signed in within the last 30 days.
 
@@ -13,6 +13,7 @@ A try is counted before the password is looked at, so that many at once are no w
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Throttle:
         connection.execute(
             delete(self._table).where(rows.failed_at <= now - MEMORY_SECONDS, rows.succeeded_at <= now - KNOWN_SECONDS)
         )
+        address = _place(address)
         pair, place, person = _key(account, address), _key("", address), _key(account, "")
         allowances = {pair: PAIR, place: ADDRESS, person: ACCOUNT}
         found = self._locked(connection, sorted(allowances))
@@ -108,6 +110,7 @@ class Throttle:
     def succeed(self, connection: Connection, account: str, address: str) -> None:
         """The try that `begin` took was right: those before it were the owner's own, and the address is known now."""
         now = int(self._clock())
+        address = _place(address)
         pair, place, person = _key(account, address), _key("", address), _key(account, "")
         found = self._locked(connection, sorted({pair, place, person}))
         known = found[pair].succeeded_at > now - KNOWN_SECONDS
@@ -130,6 +133,17 @@ class Throttle:
             connection.execute(made, {"key": key})
         query = select(self._table).where(self._table.c.key.in_(keys)).order_by(self._table.c.key).with_for_update()
         return {row.key: row for row in connection.execute(query)}
+
+
+def _place(address: str) -> str:
+    """What one customer of a network is given (RFC 6177, section 2): a single address, or of IPv6 a network."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4 or parsed.ipv4_mapped is not None:
+        return str(parsed)
+    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 def _key(account: str, address: str) -> str:

@@ -121,6 +121,20 @@ def test_a_quiet_line_is_kept_open_and_the_session_looked_at(logs: Logs, monkeyp
     run(test)
 
 
+def test_a_server_that_stops_ends_all_streams(logs: Logs) -> None:
+    async def test() -> None:
+        heard = Changes(logs.read)
+        async with aclosing(heard.events("a", logs.may)) as stream:
+            await next_of(stream)
+            waiting = asyncio.ensure_future(next_of(stream))
+            await asyncio.sleep(0.01)
+            await heard.close()
+            with pytest.raises(StopAsyncIteration):
+                await waiting
+
+    run(test)
+
+
 def test_nobody_asks_the_database_when_nobody_listens(logs: Logs) -> None:
     async def test() -> None:
         heard = Changes(logs.read)
@@ -173,6 +187,8 @@ def test_there_is_an_end_to_the_pages_that_are_open(logs: Logs, monkeypatch: pyt
             async with aclosing(heard.events("a", logs.may)) as second:
                 with pytest.raises(QuotaExceeded) as caught:
                     await next_of(second)
+            with pytest.raises(QuotaExceeded):
+                heard.require_room()
         assert caught.value.code == "quota.listeners"
         async with aclosing(heard.events("a", logs.may)) as third:
             assert CHANGED in await next_of(third)

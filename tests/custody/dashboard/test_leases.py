@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from asgi_browser import Browser
+from blindai.custody.dashboard import changes
 from blindai.errors import LeaseStopped
 from custodian_scene import Scene
 
@@ -186,6 +187,14 @@ def test_units_are_named_and_one_is_one(scene: Scene, ada: Browser) -> None:
 def test_a_lease_that_is_not_here(ada: Browser, page: str) -> None:
     answer = ada.get(f"/leases/lease-aaaaaaaaaaaaaaaa{page}")
     assert (answer.status, "lease.unknown" in answer.text) == (404, True)
+
+
+def test_there_is_an_end_to_the_pages_that_are_open(
+    scene: Scene, ada: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MAX_LISTENERS", 0)
+    answer = ada.get(f"/leases/{scene.lease().id}/changes", accept="text/event-stream")
+    assert (answer.status, "quota.listeners" in answer.text) == (429, True)
 
 
 def test_words_of_an_address_choose_among_ours_and_are_not_shown(scene: Scene, ada: Browser) -> None:

@@ -107,6 +107,8 @@ def application(
 ) -> Starlette:
     """The ASGI application of the operators' port. It must be served by TLS: browsers take its cookies only then.
 
+    Before the server stops, `state.changes.close()` ends the streams of the pages that are open.
+
     Args:
         public_key: the custodian's (Ed25519, hex), which signs the logs.
         wake: called after every change of a lease that was made here.
@@ -146,7 +148,9 @@ def application(
         return answer
 
     handlers: dict[Any, Any] = {BlindAIError: refused, HTTPException: refused}
-    return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(SecurityHeaders)])
+    made = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(SecurityHeaders)])
+    made.state.changes = desk.changes
+    return made
 
 
 async def _visit_unknown(desk: Desk, address: Address, request: Request) -> Response:

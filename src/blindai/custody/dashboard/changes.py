@@ -42,16 +42,25 @@ class Changes:
         self._seen = asyncio.Condition()
         self._listeners = 0
         self._task: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+
+    def require_room(self) -> None:
+        """Refuse one page more than may be open.
+
+        Raises:
+            QuotaExceeded: `quota.listeners`.
+        """
+        if self._listeners >= MAX_LISTENERS:
+            raise QuotaExceeded("too many pages are open at once", code="quota.listeners", hint="close some")
 
     async def events(self, lease: str | None, allowed: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes]:
         """The stream for one page: `changed` when `lease` (None: any) has changed, until `allowed` says no.
 
         Raises:
-            QuotaExceeded: `quota.listeners`.
+            QuotaExceeded: as `require_room`.
             BlindAIError: the database does not answer.
         """
-        if self._listeners >= MAX_LISTENERS:
-            raise QuotaExceeded("too many pages are open at once", code="quota.listeners", hint="close some")
+        self.require_room()
         self._listeners += 1
         try:
             known = self._of(lease, await self._read())
@@ -59,9 +68,9 @@ class Changes:
                 self._task = asyncio.create_task(self._look())
             # Whatever has changed between the page and this stream is not lost: the page looks once at the beginning.
             yield b"retry: 1000\nevent: changed\ndata: 0\n\n"
-            while True:
+            while not self._closed.is_set():
                 changed = await self._changed(lease, known)
-                if not await allowed():
+                if self._closed.is_set() or not await allowed():
                     return
                 if changed is None:
                     yield b": still here\n\n"
@@ -75,11 +84,19 @@ class Changes:
                 self._task.cancel()
                 self._task = None
 
+    async def close(self) -> None:
+        """End all streams: the server stops."""
+        self._closed.set()
+        async with self._seen:
+            self._seen.notify_all()
+
     async def _changed(self, lease: str | None, known: Mapping[str, int]) -> Mapping[str, int] | None:
         """The lengths once they are not `known`; None after `PING_SECONDS`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PING_SECONDS), self._seen:
-                await self._seen.wait_for(lambda: self._lengths and self._of(lease, self._lengths) != known)
+                await self._seen.wait_for(
+                    lambda: self._closed.is_set() or (self._lengths and self._of(lease, self._lengths) != known)
+                )
                 return self._of(lease, self._lengths)
         return None
 

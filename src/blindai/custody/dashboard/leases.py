@@ -131,6 +131,8 @@ async def all_changes(visit: Visit) -> Response:
 
 
 def _stream(visit: Visit, lease: str | None) -> Response:
+    # While the answer can still be a refusal.
+    visit.desk.changes.require_room()
     events = visit.desk.changes.events(lease, _still_allowed(visit))
     return StreamingResponse(events, media_type="text/event-stream")
 
