@@ -132,7 +132,7 @@ class TestMemory:
     @pytest.mark.parametrize("left", [(1, 0), (0, 1)])
     def test_what_is_left_after_a_stop(self, stage: Stage, seen: list[int], left: tuple[int, int]) -> None:
         seen += left
-        with pytest.raises(StoryFailed, match=f"holds {left[0]} pieces of the key and {left[1]} of the weights"):
+        with pytest.raises(StoryFailed, match=f"holds {left[1]} pieces of the weights and {left[0]} of the key"):
             story._scan(stage, Summary(), "after the stop", expected=False)
 
     def test_a_search_that_finds_nothing_of_what_is_there(self, stage: Stage, seen: list[int]) -> None:

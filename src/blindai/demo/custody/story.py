@@ -152,7 +152,7 @@ def _attest(stage: Stage, _: Summary) -> None:
     stage.say(f"before it has reached the custodian a query is [red]refused[/]: {early.code}")
     stage.line.bend(stage.custodian.port)
     stage.enclave.logged(event="lease", state="serving")
-    stage.say("It calls the custodian, who attests it before a key leaves:")
+    stage.say("it calls the custodian, who attests it before a key leaves:")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 3))
     verdict = stage.instance().verdict
     for check in verdict["checks"]:
@@ -304,8 +304,9 @@ def _scan(stage: Stage, summary: Summary, when: str, *, expected: bool) -> None:
     if expected and not weights:
         raise StoryFailed("the search of the memory does not find weights that are there")
     if not expected and (key or weights):
-        raise StoryFailed(f"{when} the memory holds {key} pieces of the key and {weights} of the weights")
-    stage.say(f"a search of the enclave's memory {when}: {key} pieces of the key, {weights} of the weights")
+        raise StoryFailed(f"{when} the memory holds {weights} pieces of the weights and {key} of the key")
+    used = ", which is wiped when the model is open" if expected and not key else ""
+    stage.say(f"a search of the enclave's memory {when}: {weights} pieces of the weights, {key} of the key{used}")
 
 
 def _attack(stage: Stage, attack: Attack) -> Refusal:
