@@ -31,7 +31,7 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 
 import lease_histories
-from fault_histories import History, Site, killed_at, steps
+from fault_histories import History, Site, killed_at, nursed, steps
 from lease_world import World
 from postgresql import PostgreSQL
 
@@ -68,6 +68,7 @@ def main() -> int:
 def _between_processes(sites: list[Site], seed: int, histories: int, length: int) -> list[str]:
     begun = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(nursed())
         for site in sites:
             stack.enter_context(site)
         threads = [threading.Thread(target=_live, args=(site, seed, histories // len(sites), length)) for site in sites]

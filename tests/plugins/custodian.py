@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 import pytest
@@ -45,6 +45,7 @@ from blindai.wire import custody as wire
 from blindai.wire.bundle import ONNX_TYPE
 from blindai.wire.problems import error_from
 from lending import Instance
+from nursery import Forked, Nursery
 
 T = TypeVar("T")
 
@@ -217,18 +218,26 @@ class ServerProcess:
     Attributes:
         said: what it announced.
         log: file of its log and everything else on its standard error.
+        nursery: forks it, where many are started.
     """
+
+    nursery: ClassVar[Nursery | None] = None
+    process: subprocess.Popen[str] | Forked
 
     def __init__(self, *arguments: str | Path, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
+        command = [*map(str, arguments), "--json", "--log-format", "json"]
         with log.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "blindai", *map(str, arguments), "--json", "--log-format", "json"],
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env=os.environ | dict(environment or {}),
-            )
+            if self.nursery is not None:
+                self.process = self.nursery.start(command, stderr.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "blindai", *command],
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                    env=os.environ | dict(environment or {}),
+                )
         self.said = self._announcement()
 
     def __enter__(self) -> Self:

@@ -27,6 +27,15 @@ DEBIAN = Path("/usr/lib/postgresql")
 
 START_SECONDS = 60
 
+# Runs the server, and ends it when the process that started it is gone, however that ended.
+_UNTIL_STDIN_ENDS = """
+exec 3<&0
+"$@" 3<&- &
+server=$!
+(cat <&3 >/dev/null; kill -INT $server 2>/dev/null) &
+wait $server
+"""
+
 
 def program(name: str) -> Path | None:
     """The newest of this machine's PostgreSQL programs of that name."""
@@ -87,6 +96,10 @@ class PostgreSQL:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    "/bin/sh",
+                    "-c",
+                    _UNTIL_STDIN_ENDS,
+                    "sh",
                     self._postgres,
                     f"-D{self.data}",
                     f"-cunix_socket_directories={self.folder}",
@@ -95,6 +108,7 @@ class PostgreSQL:
                     "-cmax_connections=100",
                     "-crecovery_init_sync_method=syncfs",
                 ],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 user=self._as_user,
@@ -110,9 +124,15 @@ class PostgreSQL:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the server: at once and in good order, or like a power cut with SIGQUIT."""
         if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(START_SECONDS)
-            self._process = None
+            if self._process.poll() is None:
+                os.kill(int((self.data / "postmaster.pid").read_text().splitlines()[0]), how)
+                self._process.wait(START_SECONDS)
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
 
     def create(self) -> str:
         """The address of a new, empty database."""
