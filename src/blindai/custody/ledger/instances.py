@@ -234,7 +234,7 @@ def no_place(change: Change, instance: str, holding: Sequence[InstanceRow], dead
     waits = [deadlines.left_ms(row.deadline) for row in holding if row.deadline is not None]
     seconds = -(-min(waits) // 1000)
     return Unavailable(
-        f"{change.lease.max_instances} instances of this lease may serve at once, and as many do",
+        f"this lease lets {change.lease.max_instances} serve at once, and as many do",
         code="lease.instances",
         hint=f"try again in {seconds} s, when the grant of one may have run out, or stop one",
     )
