@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from blindai.channel.listening import listen
 from blindai.errors import InvalidInput
+from blindai.web import http
 from blindai.web.http import HttpLimits
 from blindai.web.serving import HttpPort
 from enclave_server import Response as Answer
@@ -118,7 +119,8 @@ class RunningPort:
 
 
 @pytest.fixture
-def run_port() -> Iterator[Callable[..., RunningPort]]:
+def run_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunningPort]]:
+    monkeypatch.setattr(http, "LINGER_SECONDS", 0.2)
     running: list[RunningPort] = []
 
     def run(limits: HttpLimits = LIMITS) -> RunningPort:
