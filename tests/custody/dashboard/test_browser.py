@@ -217,6 +217,23 @@ def test_news_leave_alone_what_is_being_typed_and_what_is_open(scene: Scene, sig
     expect(box).to_have_value("123")
 
 
+def test_news_leave_alone_what_was_refused(scene: Scene, sign_in: Callable[..., Page]) -> None:
+    lease, instance = serving(scene)
+    instance.request("alice", 500)
+    page = sign_in()
+    page.goto(f"/leases/{lease}")
+    page.locator("#raise > summary").click()
+    page.locator("#raise-consumer").select_option("alice")
+    page.locator("#raise-amount").fill("ten")
+    page.get_by_role("button", name="Raise").click()
+    expect(page.get_by_role("alert")).to_contain_text('"ten" is none')
+    live(page)
+    outside(scene.ledger.pause, lease, by="grace", reason="in the meantime")
+    expect(page.get_by_text("in the meantime")).to_be_visible()
+    expect(page.locator("#raise-amount")).to_have_value("ten")
+    expect(page.locator("#raise-consumer")).to_have_value("alice")
+
+
 def test_two_operators_resume(scene: Scene, sign_in: Callable[..., Page]) -> None:
     lease, _ = serving(scene, approvals=2)
     scene.ledger.stop(lease, by="root")

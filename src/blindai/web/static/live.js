@@ -12,9 +12,10 @@
   };
   htmx.registerExtension("trusted", { init: (api) => api.initSecurity(policy, refuse, refuse) });
 
-  // What the reader has opened stays open when the page is refreshed.
-  htmx.registerExtension("keep-open", {
-    htmx_before_morph_attr: (element, detail) => !(element.tagName === "DETAILS" && detail.attrName === "open"),
+  // What the reader has opened, typed and chosen stays when the page is refreshed.
+  const KEPT = { DETAILS: "open", INPUT: "value", OPTION: "selected" };
+  htmx.registerExtension("keep", {
+    htmx_before_morph_attr: (element, detail) => KEPT[element.tagName] !== detail.attrName || element.type === "hidden",
   });
 
   // The clock of this machine may be wrong: times are counted from when the server made the page.
