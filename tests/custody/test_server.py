@@ -24,16 +24,10 @@ from blindai.custody.clock import SYSTEM_LEDGER_CLOCK
 from blindai.errors import BlindAIError, LeaseStopped, Unavailable
 from blindai.web.http import HttpLimits
 from blindai.wire.custody import LeaseState
-from custodian import (
-    OPERATOR,
-    PASSWORD,
-    CallingInstance,
-    CustodianProcess,
-    Loan,
-    RunningCustodian,
-    lend,
-    opened,
-)
+from calling_instance import CallingInstance
+from custodian import RunningCustodian
+from custodian_processes import CustodianProcess
+from lent_models import OPERATOR, PASSWORD, Loan, lend, opened
 
 Borrow = Callable[[Loan, str], CallingInstance]
 Start = Callable[..., CustodianProcess]

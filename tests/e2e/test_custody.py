@@ -26,8 +26,10 @@ from blindai.custody.custodian import Custodian
 from blindai.custody.views import InstanceState, Lease
 from blindai.errors import AuthenticationError, BlindAIError, InvalidInput, LeaseStopped
 from blindai.wire import custody as wire
-from custodian import OPERATOR, BorrowerProcess, CallingInstance, CustodianProcess, Loan, lend, opened
+from calling_instance import CallingInstance
+from custodian_processes import BorrowerProcess, CustodianProcess
 from enclave_server import node_model
+from lent_models import OPERATOR, Loan, lend, opened
 from memory_scan import halves, needles, scan
 
 INPUT = np.ones((1, 256), np.float32)

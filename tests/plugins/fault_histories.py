@@ -29,7 +29,8 @@ from blindai.custody.audit import Finding, State, audit
 from blindai.custody.log import Kind
 from blindai.errors import BlindAIError
 from blindai.wire.custody import LeaseState
-from custodian import OPERATOR, BorrowerProcess, CustodianProcess, Loan, ServerProcess, lend, opened
+from custodian_processes import BorrowerProcess, CustodianProcess, ServerProcess
+from lent_models import OPERATOR, Loan, lend, opened
 from lossy_line import TURNS, LossyLine, Turn
 from nursery import Nursery
 
@@ -41,7 +42,7 @@ SOFT_MS: Final = 1500
 TTL_MS: Final = 2500
 
 _SETTLE_SECONDS: Final = 30.0
-_ASK_SECONDS: Final = 10.0
+_ASK_SECONDS: Final = 5.0
 
 _ONES: Final = np.ones(4, np.float32)
 
@@ -121,6 +122,11 @@ class Site:
             self.custodians[number] = None
             self.line.targets = [other.enclave_port for other in self.custodians if other is not None]
             self.happened["custodians killed"] += 1
+
+    def found(self, what: str) -> None:
+        """Note what must not be."""
+        self.findings.append(f"{self.dialect}, {what}")
+        print(self.findings[-1], flush=True)  # noqa: T201  # a campaign is long, and somebody waits
 
     def number(self) -> str:
         """A new one, for names of files."""
@@ -236,6 +242,7 @@ class History:
     def live(self, steps: int) -> None:
         """Let so many things happen."""
         self.boot()
+        self.settle()
         self.query()
         for _ in range(steps):
             what = self.chance.choices(list(_CHANCES), list(_CHANCES.values()))[0]
@@ -289,6 +296,14 @@ class History:
                 self._found("nothing was served any more although nothing was broken")
                 return
             time.sleep(0.1)
+
+    def settle(self) -> None:
+        """Wait until an enclave answers, if it does: its predecessor's grant may have to run out first."""
+        until = time.monotonic() + TTL_MS / 1000 + 1
+        while time.monotonic() < until and self._halted is None:
+            if any(self.ask(enclave, "bob", 1) for enclave in self.alive):
+                return
+            time.sleep(0.05)
 
     def crash(self) -> None:
         for enclave in self.alive[:1]:
@@ -432,7 +447,7 @@ class History:
             self._found(f"the log is wrong: line {found.line} {found.code} {found.message}")
 
     def _found(self, what: str) -> None:
-        self.site.findings.append(f"{self.site.dialect} history {self.name}: {what} ({self.loan.lease})")
+        self.site.found(f"history {self.name}: {what} ({self.loan.lease})")
 
     def _count(self, what: str, times: int = 1) -> None:
         self.site.happened[what] += times
@@ -444,6 +459,7 @@ class History:
 
 
 _CHANCES: Final[dict[Callable[[History], None], int]] = {
+    History.settle: 6,
     History.crash: 3,
     History.clone: 3,
     History.leave: 1,

@@ -17,8 +17,11 @@ from blindai.custody.ledger import Ledger
 from blindai.custody.operators import Role
 from blindai.enclave.config import Custody, EnclaveConfig
 from blindai.errors import Unavailable
-from custodian import OPERATOR, PASSWORD, CallingInstance, Loan, RunningCustodian, opened, place_options
+from calling_instance import CallingInstance
+from custodian import RunningCustodian
+from custodian_processes import place_options
 from enclave_server import node_model
+from lent_models import OPERATOR, PASSWORD, Loan, opened
 
 HARDWARE_POLICY = """\
 version = 1

@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from blindai.cli.app import app
-from custodian import CustodianProcess, opened
+from custodian_processes import CustodianProcess
+from lent_models import opened
 
 
 def test_it_says_where_it_is_and_who(tmp_path: Path) -> None:

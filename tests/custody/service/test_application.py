@@ -19,7 +19,9 @@ from blindai.custody.service import application
 from blindai.errors import BlindAIError, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.problems import PROBLEMS
-from custodian import OPERATOR, CallingInstance, Loan, RunningCustodian, opened
+from calling_instance import CallingInstance
+from custodian import RunningCustodian
+from lent_models import OPERATOR, Loan, opened
 
 Borrow = Callable[[Loan, str], CallingInstance]
 
