@@ -88,6 +88,9 @@ soak: .venvs/$(DEV_ENV)/ready  ## Many requests and connections; memory and file
 assets:  ## Fetch what the web pages load (htmx, Pico CSS, uPlot), as their lock says
 	@$(PYTHON) tools/assets.py >/dev/null
 
+campaign: .venvs/$(DEV_ENV)/ready  ## Kill, clone, stop and cut off enclaves and custodians by the hundred; nothing may be overspent or lost
+	@PYTHONPATH=tests/plugins $(DEV)/python tools/campaign.py $(ARGS)
+
 import-time: .venvs/server/ready  ## Show how long `import blindai` takes
 	@$(SERVER)/python tools/import_time.py
 
