@@ -95,12 +95,12 @@ def _replayed_grant(stage: Stage) -> Outcome:
 
 
 def _second_clone(stage: Stage) -> Outcome:
-    grants = _grants(stage)
+    before = _granted(stage)
     with stage.new_enclave("clone.log") as clone:
         refusal = clone.logged(event="custodian", code="lease.instances")
         answer = _asked(stage, clone, HOSPITAL)
-    clones = _grants(stage).keys() - grants.keys()
-    return _logged(refusal, f"it got no grant and no key; its consumers are told {answer}", stolen=len(clones))
+    _require_no_grant(stage, before)
+    return _logged(refusal, f"it got no grant and no key; its consumers are told {answer}")
 
 
 def _restarted(stage: Stage) -> Outcome:
@@ -213,15 +213,14 @@ def _signed_anew(entries: Iterable[log.SignedEntry], sign: Callable[[bytes], byt
 
 
 def _other_code(stage: Stage) -> Outcome:
-    before = _grants(stage)
+    before = _granted(stage)
     with tempfile.TemporaryDirectory(prefix="blindai-demo-") as folder:
         loot = Path(folder, "loot")
         parent = install_key_thief(Path(folder, "package"), loot)
         with stage.new_enclave("back-door.log", package_parent=parent) as enclave:
             refusal = enclave.logged(event="custodian", code="code.unknown")
         stolen = loot.stat().st_size if loot.exists() else 0
-    if _grants(stage).keys() != before.keys():
-        raise StoryFailed("an enclave with a back door was granted something")
+    _require_no_grant(stage, before)
     return _logged(refusal, f"the back door has {stolen} bytes of the model's key", stolen=stolen)
 
 
@@ -259,9 +258,15 @@ def _latest_grant(stage: Stage) -> bytes:
     return msgspec.json.encode(answer)
 
 
-def _grants(stage: Stage) -> dict[str, int]:
-    """How many grants each instance was given."""
-    return {one.id: one.grant_seq for one in stage.lease.instances if one.grant_seq}
+def _granted(stage: Stage) -> set[str]:
+    """The instances that were ever granted anything."""
+    return {one.id for one in stage.lease.instances if one.grant_seq}
+
+
+def _require_no_grant(stage: Stage, before: set[str]) -> None:
+    """Nobody was granted anything who had not been `before`."""
+    if _granted(stage) != before:
+        raise StoryFailed("the attacker's enclave was granted something")
 
 
 def _asked(stage: Stage, enclave: Enclave, consumer: str) -> str:
