@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.engine import Cancellation, Session
+    from blindai.enclave.engine import Cancellation
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.model_version import ModelVersion
@@ -53,11 +53,8 @@ class Runnable(Protocol):
         """As `engine.Session.cancellation`."""
 
 
-class Charge(Protocol):
-    """What one request costs somebody, reserved already."""
-
-    def guard(self, session: Session) -> Runnable:
-        """`session`, with a guard before it that notes whether the model was executed, and may refuse that."""
+class Charge(Runnable, Protocol):
+    """What one request costs somebody, reserved already: a guard before the session that notes whether it ran."""
 
     def settle(self, *, failed: bool) -> None:
         """The request has come to its end. Called once, on the event loop."""
@@ -134,7 +131,7 @@ class Inference:
             version: what to run.
             headers: the request's, names in lower case.
             body: the whole body, which must not change.
-            charge: what it costs; settled unless `version` is not loaded.
+            charge: what it costs, before the session of `version`, which must be loaded.
 
         Raises:
             InvalidInput: what `wire.v2.decode_request` and the session refuse; `input.header_length`. The future
@@ -152,8 +149,7 @@ class Inference:
             size = len(body)
             json_bytes = size if header_length is None else min(header_length, size)
             kind = version.pace.kind(json_bytes, size - json_bytes)
-            runnable = session if charge is None else charge.guard(session)
-            job = _Job(version, runnable, header_length, body, kind=kind, charge=charge)
+            job = _Job(version, charge or session, header_length, body, kind=kind, charge=charge)
             if version.pace.below(kind, self._inline_ns):
                 ran = self._run_inline(job)
                 if ran is not None:

@@ -80,11 +80,10 @@ def account(gate: Gate) -> Account:
 
 
 def run(gate: Gate, account: Account, session: Session) -> BlindAIError | None:
-    charge = Charge(gate, account)
-    guarded = charge.guard(session)
+    charge = Charge(gate, account, session)
     error = None
     try:
-        guarded.run({}, cancellation=guarded.cancellation())
+        charge.run({}, cancellation=charge.cancellation())
     except BlindAIError as caught:
         error = caught
     charge.settle(failed=error is not None)
@@ -100,7 +99,7 @@ def failing(error: BlindAIError) -> Session:
 
 def test_a_run_costs_a_unit(gate: Gate, account: Account) -> None:
     assert run(gate, account, Session()) is None
-    assert (account.credit, account.total, account.failed, account.reserved) == (3, 1, 0, 0)
+    assert (account.credit, account.total, account.failed, account.held) == (3, 1, 0, 3)
     assert not gate.running
 
 
@@ -109,7 +108,7 @@ def test_an_input_that_was_refused_before_the_run_costs_nothing(gate: Gate, acco
     error = run(gate, account, failing(InvalidInput("no", code=code)))
     assert error
     assert error.code == code
-    assert (account.credit, account.total, account.reserved) == (4, 0, 0)
+    assert (account.credit, account.total, account.held) == (4, 0, 4)
 
 
 @pytest.mark.parametrize(
@@ -128,19 +127,17 @@ def test_a_run_that_failed_costs_a_unit(gate: Gate, account: Account, error: Bli
 
 
 def test_a_query_that_never_got_to_the_model_costs_nothing(gate: Gate, account: Account) -> None:
-    charge = Charge(gate, account)
-    charge.guard(Session())
-    charge.settle(failed=True)
+    Charge(gate, account, Session()).settle(failed=True)
     assert (account.credit, account.total) == (4, 0)
 
 
 def test_a_run_that_is_begun_again_costs_one_unit(gate: Gate, account: Account) -> None:
-    charge = Charge(gate, account)
-    first = charge.guard(failing(QuotaExceeded("x", code="quota.run_time")))
+    session = failing(QuotaExceeded("x", code="quota.run_time"))
+    charge = Charge(gate, account, session)
     with pytest.raises(QuotaExceeded):
-        first.run({}, cancellation=Switch())
-    again = charge.guard(Session())
-    again.run({}, cancellation=Switch())
+        charge.run({}, cancellation=Switch())
+    session.act = lambda _: None
+    charge.run({}, cancellation=Switch())
     charge.settle(failed=False)
     assert (account.credit, account.total) == (3, 1)
 

@@ -62,7 +62,7 @@ def test_what_was_not_executed_costs_nothing() -> None:
     for _ in range(3):
         assert meter.reserve(account)
         account.release()
-    assert (account.credit, account.used, account.reserved) == (1, 0, 0)
+    assert (account.credit, account.used, account.held) == (1, 0, 1)
 
 
 def test_what_was_executed_costs_though_it_failed() -> None:
@@ -184,7 +184,7 @@ def test_no_tranche_is_larger_than_the_largest() -> None:
 def test_who_has_enough_is_not_asked_for() -> None:
     meter = Meter(Asked())
     account = meter.account("alice")
-    account.credit = 100
+    account.credit = account.received = 100
     meter.want(account)
     assert meter.wanted(START) == {}
     assert account.low == 50
@@ -240,4 +240,4 @@ def test_no_history_spends_more_than_was_granted(history: list[str]) -> None:
         assert account.credit >= 0
         assert account.total + reserved + account.credit == granted
         assert recorded <= account.total <= granted
-        assert account.reserved == reserved
+        assert account.held == account.credit + reserved

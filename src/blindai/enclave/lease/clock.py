@@ -7,6 +7,7 @@ CLOCK_BOOTTIME (clock_gettime(2)); where there is no such clock, the monotonic o
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ def _boot_clock() -> Callable[[], int]:
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     if clock is None:
         return time.monotonic_ns
-    read = time.clock_gettime_ns
-    return lambda: read(clock)
+    return partial(time.clock_gettime_ns, clock)
 
 
 elapsed_ns: Final = _boot_clock()

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from blindai.enclave.lease.clock import elapsed_ns
+from blindai.enclave.lease.tokens import AUTHORIZATION
 from blindai.errors import BlindAIError, BudgetExhausted, InvalidInput, QuotaExceeded, Unavailable
 from blindai.wire.custody import RequestState
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # How long a query waits for units that were asked for. A renewal takes milliseconds; a line that was cut, for ever.
 PATIENCE_SECONDS: Final = 2.0
+
+# Headers whose account is remembered until the next grant. A consumer has one or two tokens.
+_MAX_ACCOUNTS: Final = 4096
 
 
 class Custodian(Protocol):
@@ -79,6 +83,8 @@ class Gate:
         self._tokens = tokens
         self._inference = inference
         self._custodian = custodian
+        self._accounts: dict[bytes | None, Account] = {}
+        self._accounts_of: Mapping[str, int] | None = None
         self._refused = refused
         self._places = places
 
@@ -89,10 +95,21 @@ class Gate:
             AuthenticationError: `authentication.token`.
             Unavailable: `lease.waiting`, it is not known yet who may query.
         """
-        consumers = self._terms.consumers
-        if not consumers:
-            raise self.refusal()
-        return self._meter.account(self._tokens.consumer(headers, consumers))
+        if self._accounts_of is not self._terms.consumers:
+            self._accounts = {}  # with a grant, tokens may have been revoked
+            self._accounts_of = self._terms.consumers
+        found: bytes | None = None
+        for name, value in headers:
+            if name == AUTHORIZATION:
+                if found is not None:
+                    return self._stranger(headers)
+                found = value
+        account = self._accounts.get(found)
+        if account is None:
+            account = self._stranger(headers)
+            if len(self._accounts) < _MAX_ACCOUNTS:
+                self._accounts[found] = account
+        return account
 
     def infer(self, headers: Headers, body: bytes) -> Reply | asyncio.Future[Reply]:
         """As `Inference.infer`, metered.
@@ -103,13 +120,15 @@ class Gate:
         """
         try:
             account = self.account(headers)
-            version = self._open_version()
+            version = self.version
+            if version is None or (session := version.session) is None or elapsed_ns() >= self.until_ns:
+                raise self.refusal()
             if not self._meter.reserve(account):
                 return self._without_units(account, headers, body)
         except BlindAIError as error:
             self._refused(error)
             raise
-        return self._inference.infer(version, headers, body, Charge(self, account))
+        return self._inference.infer(version, headers, body, Charge(self, account, session))
 
     def shut(self) -> None:
         """Let nothing start any more, and stop what runs."""
@@ -121,11 +140,19 @@ class Gate:
         """Why no query may start now."""
         return self._terms.refusal(elapsed_ns())
 
-    def _open_version(self) -> ModelVersion:
-        version = self.version
-        if version is None or elapsed_ns() >= self.until_ns:
+    def _stranger(self, headers: Headers) -> Account:
+        """The account of a request whose headers were not seen before."""
+        consumers = self._terms.consumers
+        if not consumers:
             raise self.refusal()
-        return version
+        return self._meter.account(self._tokens.consumer(headers, consumers))
+
+    def _loaded(self) -> tuple[ModelVersion, Session]:
+        """The model, if a query may start now."""
+        version = self.version
+        if version is None or (session := version.session) is None or elapsed_ns() >= self.until_ns:
+            raise self.refusal()
+        return version, session
 
     def _without_units(self, account: Account, headers: Headers, body: bytes) -> asyncio.Task[Reply]:
         """No unit is in hand: wait for some, where some may come."""
@@ -147,14 +174,14 @@ class Gate:
                 await self._custodian.request_budget(account)
                 raise exhausted(account)
             try:
-                version = self._open_version()
+                version, session = self._loaded()
             except BlindAIError:
                 account.release()
                 raise
         except BlindAIError as error:
             self._refused(error)
             raise
-        answer = self._inference.infer(version, headers, body, Charge(self, account))
+        answer = self._inference.infer(version, headers, body, Charge(self, account, session))
         return await answer if isinstance(answer, asyncio.Future) else answer
 
     async def _reserve_later(self, account: Account) -> bool:
@@ -166,7 +193,7 @@ class Gate:
                     if not self._custodian.asking:
                         self._meter.want(account)
                     await self._custodian.units()
-                    self._open_version()
+                    self._loaded()
                     if self._meter.reserve(account):
                         return True
         except TimeoutError:
@@ -177,20 +204,15 @@ class Gate:
 
 
 class Charge:
-    """One unit of an account, reserved for one query."""
+    """One unit of an account, reserved for one query, and the guard before the session that the query is for."""
 
     __slots__ = ("_account", "_executed", "_gate", "_session")
 
-    def __init__(self, gate: Gate, account: Account) -> None:
+    def __init__(self, gate: Gate, account: Account, session: Session) -> None:
         self._gate = gate
         self._account = account
-        self._executed = False
-        self._session: Session
-
-    def guard(self, session: Session) -> Charge:
-        """As `inference.Charge.guard`."""
         self._session = session
-        return self
+        self._executed = False
 
     def cancellation(self) -> Cancellation:
         """As `engine.Session.cancellation`."""

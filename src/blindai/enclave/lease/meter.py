@@ -47,11 +47,10 @@ class Account:
     Attributes:
         credit: granted, and neither spent nor reserved.
         low: more is asked for when credit has come down to it; `_ASKED` once that is done.
-        reserved: units of queries that have not come to their end.
+        received: granted since the instance began.
         dry: the custodian has no more.
         waiting: queries that wait for units.
-        units, queries, failed: of the window that is open.
-        total: units spent since the instance began.
+        total, failed: queries that ran since the instance began, a unit each; how many of them failed.
         reported: units in records that were not acknowledged.
         standing: what the custodian said of it last.
         request: the latest request for more budget.
@@ -61,26 +60,31 @@ class Account:
     consumer: str
     credit: int = 0
     low: int = 0
-    reserved: int = 0
+    received: int = 0
     dry: bool = False
     waiting: int = 0
-    units: int = 0
-    queries: int = 0
-    failed: int = 0
     total: int = 0
+    failed: int = 0
     reported: int = 0
     standing: Standing | None = None
     request: RequestStatus | None = None
     filed_ns: int = 0
     tranche: int = FIRST_TRANCHE
     rate: float = 0.0
+    _window_total: int = field(default=0, repr=False)
+    _window_failed: int = field(default=0, repr=False)
     _learnt: int = field(default=0, repr=False)
     _learnt_ns: int = field(default=0, repr=False)
 
     @property
     def used(self) -> int:
         """Units spent by all instances, as far as this one knows."""
-        return (self.standing.spent if self.standing else 0) + self.reported + self.units
+        return (self.standing.spent if self.standing else 0) + self.reported + self.total - self._window_total
+
+    @property
+    def held(self) -> int:
+        """Units in hand, those among them that queries have reserved which have not come to their end."""
+        return self.received - self.total
 
     @property
     def budget(self) -> int:
@@ -95,17 +99,24 @@ class Account:
 
     def spend(self, *, failed: bool) -> None:
         """The unit that was reserved is spent."""
-        self.reserved -= 1
-        self.units += 1
-        self.queries += 1
         self.total += 1
         if failed:
             self.failed += 1
 
     def release(self) -> None:
         """The unit that was reserved goes back."""
-        self.reserved -= 1
         self.credit += 1
+
+    def close_window(self) -> Usage:
+        """What was spent in the window that is open; the next one is empty."""
+        usage = Usage(
+            units=self.total - self._window_total,
+            queries=self.total - self._window_total,
+            failed=self.failed - self._window_failed,
+        )
+        self.reported += usage.units
+        self._window_total, self._window_failed = self.total, self.failed
+        return usage
 
     def lasting(self, now_ns: int) -> int:
         """Units for the next seconds, at the rate at which they were spent since the last time this was asked."""
@@ -151,7 +162,6 @@ class Meter:
         if credit <= 0:
             return False
         account.credit = credit - 1
-        account.reserved += 1
         return True
 
     def want(self, account: Account) -> None:
@@ -187,11 +197,13 @@ class Meter:
             settled: the custodian has all records that were made, so that `Standing.spent` holds what they report.
         """
         for consumer, units in given.items():
-            self.account(consumer).credit += units
+            account = self.account(consumer)
+            account.credit += units
+            account.received += units
         for consumer in asked:
             account = self.account(consumer)
             # While the instance holds some, it may be too many that it holds, and not that there are none.
-            account.dry = not account.credit + account.reserved
+            account.dry = not account.held
             if account.dry:
                 account.low = _ASKED  # what asks again is time, or news of the lease
             else:
@@ -212,13 +224,8 @@ class Meter:
 
     def close_window(self) -> dict[str, Usage]:
         """The counts of the open window, by consumer, for a record; the next window is empty."""
-        counts = {}
-        for account in self._accounts.values():
-            if account.queries:
-                counts[account.consumer] = Usage(account.units, account.queries, account.failed)
-                account.reported += account.units
-                account.units = account.queries = account.failed = 0
-        return counts
+        counts = {consumer: account.close_window() for consumer, account in self._accounts.items()}
+        return {consumer: usage for consumer, usage in counts.items() if usage.queries}
 
     def _content(self, account: Account) -> None:
         """Nothing is to be asked for until half of what is in hand is gone."""

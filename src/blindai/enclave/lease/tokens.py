@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from blindai.enclave.exchange import Headers
 
-_AUTHORIZATION: Final = b"authorization"
+AUTHORIZATION: Final = b"authorization"
 _SCHEME: Final = b"bearer "
 
 # Tokens whose signature was found good. A consumer has one or two; beyond this the memory starts afresh.
@@ -53,7 +53,7 @@ class Tokens:
             return ANYONE
         found: bytes | None = None
         for name, value in headers:
-            if name == _AUTHORIZATION:
+            if name == AUTHORIZATION:
                 if found is not None:
                     raise _refusal()
                 found = value
