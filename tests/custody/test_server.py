@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import signal
 import socket
 import sqlite3
 import ssl
@@ -28,6 +29,7 @@ from calling_instance import CallingInstance
 from custodian import RunningCustodian
 from custodian_processes import CustodianProcess
 from lent_models import OPERATOR, PASSWORD, Loan, lend, opened
+from postgresql import PostgreSQL
 
 Borrow = Callable[[Loan, str], CallingInstance]
 Start = Callable[..., CustodianProcess]
@@ -136,6 +138,31 @@ def test_a_killed_custodian_has_lost_nothing_that_it_said(
     with opened(custodian_folder, database_url) as custodian:
         lease = custodian.ledger.lease(loan.lease)
     assert (lease.spent, lease.granted) == (3, 3)
+
+
+def test_a_database_that_goes_and_comes_back(custodian_folder: Path, borrow: Borrow) -> None:
+    database = PostgreSQL()
+    try:
+        database.start()
+        with opened(custodian_folder, database.create()) as custodian:
+            running = RunningCustodian(custodian)
+            try:
+                instance = borrow(running.lend(), running.enclaves)
+                first = instance.renew({"clinic": 1})
+                database.stop(signal.SIGQUIT)  # as a power cut would
+                waiting = instance.next_renewal({"clinic": 1})
+                assert instance.line is not None
+                with pytest.raises(Unavailable) as caught:
+                    instance.line.renew(waiting)
+                assert caught.value.code == "unavailable.database"
+                database.start()
+                assert instance.line.renew(waiting).grant.prev == first.grant.digest
+                custodian.ledger.stop(instance.lease, by=OPERATOR)
+                assert instance.watch(known=first.version, wait_ms=60_000).state is LeaseState.STOPPED
+            finally:
+                running.close()
+    finally:
+        database.remove()
 
 
 def test_a_restored_backup_grants_nothing_to_who_has_seen_more(custodian_folder: Path, borrow: Borrow) -> None:
