@@ -305,7 +305,7 @@ def _scan(stage: Stage, summary: Summary, when: str, *, expected: bool) -> None:
         raise StoryFailed("the search of the memory does not find weights that are there")
     if not expected and (key or weights):
         raise StoryFailed(f"{when} the memory holds {weights} pieces of the weights and {key} of the key")
-    used = ", which is wiped when the model is open" if expected and not key else ""
+    used = " (wiped after use)" if expected and not key else ""
     stage.say(f"a search of the enclave's memory {when}: {weights} pieces of the weights, {key} of the key{used}")
 
 
