@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from argon2 import PasswordHasher
@@ -163,6 +164,26 @@ def test_the_last_admin_cannot_be_shut_out(operators: Operators) -> None:
     operators.disable("root")
     operators.disable("root")
     assert operators.find("root").disabled
+
+
+def test_two_admins_who_shut_out_each_other_at_once_do_not_both_succeed(operators: Operators) -> None:
+    for number in range(5):
+        pair = [f"first{number}", f"second{number}"]
+        for name in pair:
+            operators.add(name, Role.ADMIN, GOOD)
+        for one in operators.all():
+            if one.name not in pair and not one.disabled:
+                operators.disable(one.name)
+
+        def shut(name: str) -> str:
+            try:
+                operators.disable(name)
+            except InvalidInput as error:
+                return error.code
+            return "done"
+
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(shut, pair)) == ["done", "operator.last_admin"]
 
 
 @pytest.mark.parametrize("method", ["find", "disable", "enable"])

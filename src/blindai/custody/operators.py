@@ -115,6 +115,7 @@ class Operators:
         self._sessions = Sessions(tables.sessions, clock=clock)
         self._throttle = Throttle(tables.sign_in_attempts, clock=clock)
 
+    @retrying
     def add(self, name: str, role: Role, password: str) -> Operator:
         """Make an account.
 
@@ -151,6 +152,7 @@ class Operators:
         with self._database.read() as connection:
             return _operator(self._known(connection, name, lock=False))
 
+    @retrying
     def set_password(self, name: str, password: str) -> None:
         """Give an account another password. It is signed out everywhere.
 
@@ -164,6 +166,7 @@ class Operators:
             self._change(connection, name, password=stored)
             self._sessions.end_all(connection, name)
 
+    @retrying
     def disable(self, name: str) -> None:
         """Shut an account, and sign it out everywhere. Its name stays taken.
 
@@ -171,19 +174,23 @@ class Operators:
             InvalidInput: `operator.unknown`, or `operator.last_admin`: nobody could manage the accounts any more.
         """
         with self._database.write() as connection:
-            row = self._known(connection, name)
+            # Locked first, and in one order: two admins who shut out each other at once must not both succeed.
             admins = connection.execute(
                 select(tables.operators.c.name)
                 .where(tables.operators.c.role == Role.ADMIN.value, ~tables.operators.c.disabled)
+                .order_by(tables.operators.c.name)
                 .with_for_update()
             ).scalars()
-            if not row.disabled and set(admins) == {name}:
+            last = set(admins) == {name}
+            self._known(connection, name)
+            if last:
                 raise InvalidInput(
                     f"{name} is the only admin left", code="operator.last_admin", hint="make another admin first"
                 )
             self._change(connection, name, disabled=True)
             self._sessions.end_all(connection, name)
 
+    @retrying
     def enable(self, name: str) -> None:
         """Open an account that was shut.
 
@@ -213,6 +220,7 @@ class Operators:
             raise refused()
         return session
 
+    @retrying
     def sign_out(self, session_id: str) -> None:
         """End one session; an id that is none is no error."""
         with self._database.write() as connection:

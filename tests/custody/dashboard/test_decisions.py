@@ -272,3 +272,8 @@ def test_a_form_that_was_refused_keeps_what_was_typed(scene: Scene, ada: Browser
     assert 'value="ten"' in answer.text
     assert 'value="why not"' in answer.text
     assert '<option value="alice" selected>' in answer.text
+
+
+def test_a_decision_about_a_lease_that_is_not_here(ada: Browser) -> None:
+    answer = ada.submit("/account", "/leases/lease-aaaaaaaaaaaaaaaa/raise", amount="5")
+    assert (answer.status, "lease.unknown" in answer.text) == (404, True)

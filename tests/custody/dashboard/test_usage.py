@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindai.custody.dashboard.usage import MAX_POINTS, curves, forecast
@@ -87,6 +87,7 @@ def test_consumers_that_spend_at_one_moment_share_it() -> None:
     assert shown["total"] == [0, 20, 30]
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(-1e5, 1e6), st.sampled_from(["alice", "bob", ""]), st.integers(0, 10**6)), max_size=900
