@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from asgi_browser import Browser
 from blindai.custody.dashboard import visit
@@ -250,6 +251,32 @@ def test_an_account_that_cannot_be_changed(signed_in: Callable[[str], Browser], 
     assert 400 <= answer.status < 500
     assert code in answer.text
     assert "<script>" not in answer.text
+
+
+def test_the_log_tells_who_came_and_what_became_of_accounts_and_no_secret(
+    signed_in: Callable[[str], Browser], visitor: Browser
+) -> None:
+    with capture_logs() as lines:
+        root = signed_in("root")
+        visitor.sign_in(PASSWORD, "typed into the wrong field")
+        root.submit("/operators", "/operators", name="eve", role="viewer", new=OTHER, again=OTHER)
+        root.submit("/operators", "/operators/eve/password", new=PASSWORD, again=PASSWORD)
+        root.submit("/operators", "/operators/eve/disable")
+        root.submit("/operators", "/operators/eve/enable")
+        cookie = root.cookies[COOKIE]
+        root.submit("/account", "/sign-out")
+    told = [(line["event"], line.get("operator", ""), line.get("by", "")) for line in lines]
+    assert told == [
+        ("signed_in", "root", ""),
+        ("sign_in_refused", "", ""),
+        ("operator_added", "eve", "root"),
+        ("password_changed", "eve", "root"),
+        ("operator_disabled", "eve", "root"),
+        ("operator_enabled", "eve", "root"),
+        ("signed_out", "root", ""),
+    ]
+    for secret in (PASSWORD, OTHER, cookie, "wrong field"):
+        assert secret not in str(lines)
 
 
 def test_words_in_an_address_are_not_shown(ada: Browser) -> None:

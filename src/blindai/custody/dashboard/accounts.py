@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+import structlog
 from starlette.responses import Response
 
 from blindai.custody.dashboard.visit import HOME, Visit, headers_of_refusal, safe_next, see, status_of_refusal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 SIGN_IN: Final = "/sign-in"
+
+_log = structlog.get_logger("blindai.custody")
 
 DONE: Final = {
     "added": "The account was made.",
@@ -51,7 +54,10 @@ async def sign_in(visit: Visit) -> Response:
     try:
         session = await visit.hash(visit.desk.operators.sign_in, name, visit.form.get("password", ""), address=address)
     except BlindAIError as error:
+        # Not the name: people type their password there.
+        _log.warning("sign_in_refused", address=address, code=error.code)
         return _sign_in_form(visit, next_page=next_page, name=name, alert=error)
+    _log.info("signed_in", operator=session.account, address=address)
     before = visit.request.cookies.get(COOKIE)
     if before:
         await visit.ask(visit.desk.operators.sign_out, before)
@@ -66,6 +72,7 @@ async def sign_in(visit: Visit) -> Response:
 async def sign_out(visit: Visit) -> Response:
     """End this session."""
     await visit.ask(visit.desk.operators.sign_out, visit.cookie)
+    _log.info("signed_out", operator=visit.name)
     answer = see(SIGN_IN)
     _delete_cookie(answer, COOKIE)
     # What the browser still keeps of our pages, it forgets.
@@ -89,6 +96,7 @@ async def change_password(visit: Visit) -> Response:
         answer = visit.page("account.html", status=status_of_refusal(error), alert=error, least=MIN_CHARACTERS)
         answer.headers.update(headers_of_refusal(error))
         return answer
+    _log.info("password_changed", operator=visit.name, by=visit.name)
     answer = see(SIGN_IN + "?done=password")
     _delete_cookie(answer, COOKIE)
     return answer
@@ -107,6 +115,7 @@ async def add_operator(visit: Visit) -> Response:
         await visit.hash(visit.desk.operators.add, visit.form.get("name", ""), role, visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
+    _log.info("operator_added", operator=visit.form.get("name", ""), role=role.value, by=visit.name)
     return see("/operators?done=added")
 
 
@@ -117,6 +126,7 @@ async def set_password(visit: Visit) -> Response:
         await visit.hash(visit.desk.operators.set_password, visit.part("name"), visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
+    _log.info("password_changed", operator=visit.part("name"), by=visit.name)
     return see("/operators?done=password")
 
 
@@ -126,6 +136,7 @@ async def disable(visit: Visit) -> Response:
         await visit.ask(visit.desk.operators.disable, visit.part("name"))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
+    _log.info("operator_disabled", operator=visit.part("name"), by=visit.name)
     return see("/operators?done=disabled")
 
 
@@ -135,6 +146,7 @@ async def enable(visit: Visit) -> Response:
         await visit.ask(visit.desk.operators.enable, visit.part("name"))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
+    _log.info("operator_enabled", operator=visit.part("name"), by=visit.name)
     return see("/operators?done=enabled")
 
 
