@@ -105,6 +105,22 @@ def test_threads_do_not_wait_for_ever_when_nobody_does() -> None:
     asyncio.run(main())
 
 
+def test_an_executor_that_is_shut_down_meanwhile_lets_them_go() -> None:
+    async def main() -> None:
+        executor = ThreadPoolExecutor(2)
+        leave = threading.Event()
+        executor.submit(leave.wait, 20)
+        wiping = asyncio.ensure_future(wipe_threads(executor, 2))
+        await asyncio.sleep(0.01)
+        threading.Timer(0.1, leave.set).start()
+        # On the event loop, as the enclave does it at its end: nothing else runs there until this returns.
+        executor.shutdown(cancel_futures=True)
+        with pytest.raises(asyncio.CancelledError):
+            await wiping
+
+    asyncio.run(main())
+
+
 @pytest.fixture
 def afresh() -> None:
     residue._functions.cache_clear()

@@ -27,7 +27,7 @@ from blindai.enclave.engine import Engine, Session
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.model_id import ModelId
 from blindai.enclave.model_version import Content, ModelVersion, State
-from blindai.enclave.repository import Repository
+from blindai.enclave.repository import LOADER_THREADS, Repository
 from blindai.enclave.sealed_model import SealedFile, opened
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, ModelNotFound
 from blindai.wire.bundle import BUNDLE_TYPE, ONNX_TYPE
@@ -427,6 +427,30 @@ def test_a_revocation_refuses_new_runs_at_once_and_waits_for_those_that_it_cance
         leased.end_run()
         await revoking
         assert engine.held.closed == 1
+        await models.close()
+
+    asyncio.run(main())
+
+
+def test_a_revocation_does_not_wait_for_the_loads_of_others() -> None:
+    async def main() -> None:
+        engine = HeldEngine()
+        models = repository(engine)
+        leased = await install(models, seal_bytes(BODY))
+        engine.gate.clear()
+
+        async def upload(name: str) -> None:
+            with models.admit(ModelId("acme", name), version=None, size=3) as admission:
+                await models.commit(admission, Content(b"abc", {}, "0" * 64, 3))
+
+        loads = [asyncio.ensure_future(upload(f"slow{number}")) for number in range(LOADER_THREADS)]
+        await asyncio.sleep(0.02)
+        async with asyncio.timeout(10):
+            await models.revoke(leased, reason="lease.stopped")
+        assert engine.held.closed == 1
+        assert not any(load.done() for load in loads)
+        engine.gate.set()
+        await asyncio.gather(*loads)
         await models.close()
 
     asyncio.run(main())

@@ -92,6 +92,8 @@ class Repository:
         self._limits = limits
         self._models: dict[ModelId, dict[int, ModelVersion]] = {}
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="load")
+        # Of its own: models whose load takes for ever must not keep one that was lent in memory.
+        self._wiper = ThreadPoolExecutor(1, thread_name_prefix="wipe")
         self._tasks: set[asyncio.Task[None]] = set()
 
     def admit(self, model_id: ModelId, *, version: int | None, size: int) -> Admission:
@@ -182,7 +184,7 @@ class Repository:
             with admitted:
                 session = await loop.run_in_executor(self._executor, load_sealed, self._engine, head, data_key, read)
                 if given_up:
-                    await loop.run_in_executor(self._executor, close_wiped, session)
+                    await loop.run_in_executor(self._wiper, close_wiped, session)
                     return
                 # The other half was for the plaintext.
                 admitted.memory.shrink_to(size * (COPIES_WHILE_LOADED - 1))
@@ -213,7 +215,7 @@ class Repository:
         """
         leased.bar(reason)
         cancel()
-        await self._complete(leased.revoke(self._executor, reason))
+        await self._complete(leased.revoke(self._wiper, reason))
 
     def resolve(self, model_id: ModelId, version: int | None = None) -> ModelVersion:
         """Find a version: the one named, else the highest that is ready, else the highest.
@@ -291,6 +293,7 @@ class Repository:
         for model_id in list(self._models):
             await self.delete(model_id)
         self._executor.shutdown()
+        self._wiper.shutdown()
 
     def _install(self, admission: Admission, content: Content, session: Session) -> ModelVersion:
         # The upload made room for the body; a bundle holds a little less than that.

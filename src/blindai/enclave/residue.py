@@ -8,6 +8,7 @@ function of a library is called for the first time. A thread that waits for work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import platform
 import sys
@@ -49,7 +50,7 @@ async def wipe_threads(executor: ThreadPoolExecutor, threads: int) -> None:
     """`wipe_thread` on each thread of `executor`, when it has ended what it does, and on that of the event loop.
 
     Args:
-        executor: whose threads.
+        executor: whose threads. Where it is shut down before all of them have come, those that have are let go.
         threads: how many it may have.
     """
     wipe_thread()
@@ -58,11 +59,15 @@ async def wipe_threads(executor: ThreadPoolExecutor, threads: int) -> None:
 
     def wipe_one() -> None:
         wipe_thread()
-        together.wait()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
 
-    loop = asyncio.get_running_loop()
+    wiping = [executor.submit(wipe_one) for _ in range(threads)]
+    for one in wiping:
+        # Whoever shuts the executor down joins its threads, and may well be the event loop: nobody else could end this.
+        one.add_done_callback(lambda done: together.abort() if done.cancelled() else None)
     try:
-        await asyncio.gather(*(loop.run_in_executor(executor, wipe_one) for _ in range(threads)))
+        await asyncio.gather(*map(asyncio.wrap_future, wiping))
     except BaseException:
         together.abort()  # or those that wait would do so for ever
         raise
