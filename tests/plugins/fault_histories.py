@@ -514,6 +514,10 @@ def killed_at(site: Site, step: Step, chance: random.Random) -> bool:
     if step.turn:
         hold = site.line.hold(_at(before + step.connection, step))
         enclave = history.boot()
+        if (step.connection, step.turn) == (2, 10):
+            # Whoever listens hears nothing until there is something to hear.
+            history.until_served()
+            history.ledger.raise_budget(history.loan.lease, consumer=None, amount=1, by=OPERATOR)
     else:
         enclave = history.boot()
         history.until_served()

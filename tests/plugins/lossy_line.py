@@ -211,8 +211,11 @@ class _Connection:
                 if self._turn.up is not up:
                     self._turn = Turn(self._turn.connection, self._turn.number + 1, up)
                 await self._line.let_pass(self._turn)
+                if writer.is_closing():
+                    return
                 writer.write(data)
-                if second is not None:
+                if second is not None and not second.is_closing():
                     second.write(data)
                 await writer.drain()
-            writer.write_eof()
+            if not writer.is_closing():
+                writer.write_eof()

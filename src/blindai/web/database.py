@@ -166,13 +166,13 @@ def retrying(work: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(work)
     def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
-        for left in reversed(range(MAX_TRIES)):
+        for _ in range(MAX_TRIES - 1):
             try:
                 return work(*args, **kwargs)
             except Unavailable as error:
-                if error.code != CONTENDED or not left:
+                if error.code != CONTENDED:
                     raise
-        raise AssertionError("unreachable: the last try returns or raises")
+        return work(*args, **kwargs)
 
     return repeated
 
@@ -275,6 +275,7 @@ def _postgresql(address: URL) -> Engine:
             },
             pool_size=MAX_CONNECTIONS,
             max_overflow=0,
+            pool_timeout=LOCK_TIMEOUT_SECONDS,
             # The server may have been restarted since the connection was last used.
             pool_pre_ping=True,
             hide_parameters=True,
@@ -285,8 +286,6 @@ def _postgresql(address: URL) -> Engine:
             code="configuration.database_driver",
             hint="pip install 'blindai[postgresql]'",
         ) from error
-    except (ArgumentError, ValueError):
-        raise _bad_address("the address of the database cannot be read") from None
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
