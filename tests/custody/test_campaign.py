@@ -11,7 +11,7 @@ import pytest
 from fault_histories import History, Site, Step, killed_at, nursed
 
 SEED = 20261121
-HISTORIES = 3
+HISTORIES = 2
 LENGTH = 4
 
 # One at which each of the two has promised something that the other does not know.

@@ -123,12 +123,15 @@ class Histories(RuleBasedStateMachine):
         enclave.expire()
         self._count("crashes of an enclave")
 
-    @rule(target=enclaves, enclave=enclaves)
-    def fork(self, enclave: Enclave) -> Enclave:
+    @rule(target=enclaves, enclave=enclaves, consumer=CONSUMERS, both_go_on=st.booleans())
+    def fork(self, enclave: Enclave, consumer: str, both_go_on: bool) -> Enclave:
         """What no TEE allows. Its twin's queries are not counted: there are two now who hold the same units."""
         twin = enclave.forked()
         self.every.append(twin)
         self.twins.add(id(twin))
+        if both_go_on:
+            for one in (enclave, twin):
+                self._serve(one, consumer, [3, 3])
         self._count("forks")
         return twin
 
@@ -313,7 +316,6 @@ class Histories(RuleBasedStateMachine):
 
     def _require_records(self) -> None:
         """Whatever was acknowledged is in the log."""
-
 
         events = self.ledger.events(self.lease)
         kept = {
