@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ import onnx
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
+from blindai.enclave.engine import Session
 from blindai.enclave.lease import gate, keeper, line
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.state import Phase
+from blindai.enclave.model_version import ModelVersion
 from blindai.errors import BudgetExhausted, LeaseStopped
 from blindai.wire import custody as wire
 from blindai.wire.custody import GrantAnswer, LeaseState, Renewal, RequestState, RequestStatus
@@ -237,6 +240,63 @@ def test_a_stop_is_pushed_acted_upon_and_acknowledged(enclave: Enclave, slow: by
             custodian.resume()
             await borrower.serving()
             assert (await borrower.query()).status == 200
+
+    run(test)
+
+
+def held_load(borrower: Borrower, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Makes each load wait for the second event, and set the first one when it is that far."""
+    loading, go = threading.Event(), threading.Event()
+    load = borrower.repository._engine.load
+
+    def held(*files: Any) -> Session:
+        loading.set()
+        assert go.wait(20)
+        return load(*files)
+
+    monkeypatch.setattr(borrower.repository._engine, "load", held)
+    return loading, go
+
+
+def test_an_answer_that_a_stop_overtook_opens_no_model(enclave: Enclave, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian()
+        borrower = enclave(custodian)
+        loading, go = held_load(borrower, monkeypatch)
+        go.set()
+        # Whoever holds the line keeps the answer back, key and all, until the custodian has stopped the lease.
+        custodian.hold = asyncio.get_running_loop().create_future()
+        async with borrower:
+            await borrower.eventually(lambda: bool(custodian.bodies(wire.RENEWALS)))
+            custodian.stop()
+            await borrower.eventually(lambda: custodian.applied == custodian.version)
+            custodian.hold.set_result(None)
+            await borrower.eventually(lambda: borrower.keeper.terms.grant is not None)
+            await asyncio.sleep(0.05)
+            assert borrower.keeper._loading is None
+            assert not loading.is_set()
+            custodian.resume()
+            await borrower.serving()
+            assert (await borrower.query()).status == 200
+
+    run(test)
+
+
+def test_a_load_that_the_end_overtakes_opens_no_gate(enclave: Enclave, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian()
+        borrower = enclave(custodian)
+        loading, go = held_load(borrower, monkeypatch)
+        async with borrower:
+            await asyncio.to_thread(loading.wait, 20)
+            closing = asyncio.ensure_future(borrower.keeper.close(5))
+            await asyncio.sleep(0.05)
+            go.set()
+            await closing
+            assert custodian.final is not None
+            assert borrower.keeper.gate.until_ns == 0
+            assert not borrower.keeper.terms.loaded
+            assert [found.session for found in borrower.repository] == [None]
 
     run(test)
 
@@ -526,6 +586,88 @@ def test_a_key_that_is_not_for_this_grant_opens_nothing(enclave: Enclave) -> Non
         async with borrower:
             await borrower.eventually(lambda: "not sealed to this enclave" in borrower.keeper.terms.waits_for)
             assert not borrower.keeper.terms.loaded
+
+    run(test)
+
+
+def test_a_custodian_that_gives_no_key_is_asked_again(enclave: Enclave, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(keeper, "_LOAD_AGAIN_NS", 100_000_000)
+        custodian = FakeCustodian()
+        custodian.keyless = True
+        async with enclave(custodian) as borrower:
+            await borrower.eventually(lambda: "no key" in borrower.keeper.terms.waits_for)
+            assert (await borrower.refusal()).code == "lease.waiting"
+            custodian.keyless = False
+            await borrower.serving()
+
+    run(test)
+
+
+def test_a_stop_while_the_model_is_being_loaded(enclave: Enclave, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian()
+        borrower = enclave(custodian)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        load = borrower.model.load
+
+        async def slowly(data_key: bytes, model_digest: str) -> ModelVersion:
+            begun.set()
+            await go_on.wait()
+            return await load(data_key, model_digest)
+
+        monkeypatch.setattr(borrower.model, "load", slowly)
+        async with borrower:
+            await begun.wait()
+            custodian.stop()
+            await borrower.eventually(lambda: borrower.keeper.terms.phase(elapsed_ns()) is Phase.STOPPED)
+            go_on.set()
+            await borrower.eventually(lambda: custodian.applied == custodian.version)
+            assert borrower.keeper.gate.version is None
+            assert [found.session for found in borrower.repository] == [None]
+            custodian.resume()
+            await borrower.serving()
+
+    run(test)
+
+
+def test_a_ledger_that_was_restored_is_listened_to(enclave: Enclave) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian()
+        custodian.version = 9
+        async with enclave(custodian) as borrower:
+            await borrower.serving()
+            await borrower.eventually(lambda: borrower.keeper._applied == 9)
+            custodian.version = 1
+            custodian.change(state=LeaseState.PAUSED)
+            await borrower.eventually(lambda: borrower.keeper.terms.phase(elapsed_ns()) is Phase.PAUSED)
+            custodian.resume()
+            await borrower.serving()
+            assert (await borrower.query()).status == 200
+
+    run(test)
+
+
+def test_a_request_with_two_tokens_is_refused(enclave: Enclave) -> None:
+    async def test() -> None:
+        async with enclave(FakeCustodian()) as borrower:
+            await borrower.serving()
+            await borrower.query()
+            borrower.headers *= 2
+            assert (await borrower.refusal()).code == "authentication.token"
+
+    run(test)
+
+
+def test_a_token_that_was_revoked_is_refused_with_the_next_grant(enclave: Enclave) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian(soft_ms=300)
+        async with enclave(custodian) as borrower:
+            await borrower.serving()
+            await borrower.query()
+            custodian.token_epoch = 1
+            await borrower.eventually(lambda: borrower.keeper.terms.consumers == {"alice": 1})
+            assert (await borrower.refusal()).code == "authentication.token"
 
     run(test)
 

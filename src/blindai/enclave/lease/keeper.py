@@ -132,6 +132,7 @@ class Keeper:
         self._load_ns = 0
         self._changing = asyncio.Lock()
         self._applied = 0
+        self._ended = False
         self._phase: Phase | None = None
         self._fault = ""
 
@@ -142,6 +143,7 @@ class Keeper:
 
     async def close(self, seconds: float) -> None:
         """Wipe key and weights, then hand in the last record, for which there are `seconds`."""
+        self._ended = True
         self.gate.shut()
         for task in (*self._tasks, *self._filing.values()):
             task.cancel()
@@ -278,7 +280,8 @@ class Keeper:
         if renewal.wanted and not answer.grant.quantities:
             self._pause_ns = elapsed_ns() + _PAUSE_NS
         self._asked = self._asked or self.meter.unanswered
-        if renewal.key and not terms.loaded and self._loading is None:
+        # An answer that a stop has overtaken brings no time, and its key opens nothing any more.
+        if renewal.key and not terms.loaded and self._loading is None and not self._unwanted():
             self._begin_loading(answer)
         await self._apply()
 
@@ -383,6 +386,10 @@ class Keeper:
 
     # Loading.
 
+    def _unwanted(self) -> bool:
+        """Whether the model must not come into memory now."""
+        return self._ended or self.terms.wipe(elapsed_ns())
+
     def _begin_loading(self, answer: wire.GrantAnswer) -> None:
         if answer.key is None:
             self._load_ns = elapsed_ns() + _LOAD_AGAIN_NS
@@ -401,6 +408,8 @@ class Keeper:
         terms = self.terms
         terms.waits_for = "it is being loaded"
         async with self._changing:
+            if self._unwanted():
+                return
             try:
                 version = await self._model.load(self._data_key(sealed_key, grant), grant.model_digest)
             except BlindAIError as error:
@@ -410,7 +419,7 @@ class Keeper:
                 return
 
             self._load_ns = 0
-            if terms.wipe(elapsed_ns()):
+            if self._unwanted():
                 await self._model.wipe(self.gate.shut, terms.phase(elapsed_ns()))
                 return
             self.gate.version = version
