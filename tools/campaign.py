@@ -85,7 +85,7 @@ def _live(site: Site, seed: int, histories: int, length: int) -> None:
     try:
         for step in steps():
             if not killed_at(site, step, random.Random(f"{seed} {step}")):
-                site.findings.append(f"{site.dialect}: {step} was not reached")
+                site.found(f"{step} was not reached")
         print(f"{site.dialect}: every step", flush=True)
         for number in range(histories):
             history = History(site, random.Random(f"{seed} {site.dialect} {number}"), str(number))
@@ -95,7 +95,7 @@ def _live(site: Site, seed: int, histories: int, length: int) -> None:
                 print(f"{site.dialect}: {number + 1} histories, {len(site.findings)} findings", flush=True)
     except Exception as error:
         # Whatever it is, the other site goes on, and this one has not passed.
-        site.findings.append(f"{site.dialect}: the campaign itself failed: {error!r}")
+        site.found(f"the campaign itself failed: {error!r}")
         raise
 
 
