@@ -34,8 +34,8 @@ METHOD = (
     "One enclave on a simulated platform serves the same model under two names: on loan, and as one of its own. One"
     " client sends the same bytes to both, but for the name, over one attested connection, one query at a time; the"
     " consumer's token stands in both. Shown is the mean time of a query over whole rounds, in which the two take"
-    " turns: what the enclave does beside the queries, renewals among it, is part of it. The custodian is a process of"
-    " its own, with its database on this disk."
+    " turns: what the enclave does beside the queries, renewals among it, is part of it. The custodian, which is"
+    " another machine in earnest, may use every core; its database is on this disk."
 )
 
 
@@ -90,7 +90,7 @@ def _means(loan: Loan, tensor: Tensor, effort: Effort, placement: Placement) -> 
     requests = {METERED: _request(tensor, LENT, loan.token), UNMETERED: _request(tensor, OWN, loan.token)}
     turns, seconds = (_TURNS, _TURN_SECONDS) if effort is not QUICK else (1, 0.0)
     means: Means = {name: [] for name in requests}
-    with placed(placement, (loan.server, loan.borrower)), closing(RawClient(loan.borrower.port)) as client:
+    with placed(placement, (loan.borrower,)), closing(RawClient(loan.borrower.port)) as client:
         client.open_gate()
         for request in requests.values():
             _turn(client, request, 20 * seconds)  # the enclave learns how long runs take, and how many units last

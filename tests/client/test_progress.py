@@ -6,7 +6,7 @@ from contextlib import redirect_stderr
 import pytest
 
 from blindai.client.model_file import ModelBody
-from blindai.client.progress import MIN_BYTES, upload_progress
+from blindai.client.progress import MIN_BYTES, upload_progress, waiting_progress
 from blindai.demo.patients import load_model
 
 PAD = b"\xfa\x0f"  # a field that ONNX does not have, with so many bytes to skip
@@ -108,3 +108,16 @@ def test_bar_is_taken_down_when_the_upload_fails(body: ModelBody, terminal: Term
 def test_chunks_are_passed_on_and_not_copied(body: ModelBody, terminal: Terminal) -> None:
     with redirect_stderr(terminal), upload_progress(body, "model", enabled=True) as chunks:
         assert all(isinstance(chunk, memoryview) for chunk in chunks)
+
+
+def test_a_wait_is_said_on_a_terminal(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), waiting_progress("waiting for request-1"):
+        pass
+    assert "waiting for request-1" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("enabled", [None, False])
+def test_a_wait_is_not_said_elsewhere(enabled: bool | None) -> None:
+    with redirect_stderr(io.StringIO()) as stderr, waiting_progress("waiting for request-1", enabled=enabled):
+        pass
+    assert stderr.getvalue() == ""

@@ -26,7 +26,7 @@ from blindai.enclave.lease.keeper import Keeper
 from blindai.enclave.lease.model import LoanedModel
 from blindai.enclave.reply import Reply
 from blindai.enclave.repository import Repository
-from blindai.errors import BlindAIError, LeaseStopped, Unavailable
+from blindai.errors import BlindAIError, InvalidInput, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.consumer_token import ConsumerToken
 from blindai.wire.custody import (
@@ -124,6 +124,7 @@ class FakeCustodian:
         lose: how many answers are lost on the way, after what was asked has been done.
         answers: changes the bytes of an answer before they leave.
         hold: with a future, no answer leaves before it is done.
+        keyless: the model's key is not given, though it was asked for.
     """
 
     def __init__(
@@ -149,6 +150,8 @@ class FakeCustodian:
         self.lose = 0
         self.answers: Callable[[str, bytes], bytes] = lambda _, body: body
         self.hold: asyncio.Future[None] | None = None
+        self.keyless = False
+        self.token_epoch = 0
         self.request: RequestStatus | None = None
         self.applied = 0
         self.final: Record | None = None
@@ -215,7 +218,7 @@ class FakeCustodian:
             renewal,
             version=self.version,
             quantities=quantities,
-            consumers={self.consumer: 0},
+            consumers={self.consumer: self.token_epoch},
             soft_ms=self.soft_ms,
             ttl_ms=self.ttl_ms,
             stop_epoch=self.stop_epoch,
@@ -224,7 +227,7 @@ class FakeCustodian:
             record_head=self.records[-1].digest if self.records else FIRST,
             standings={self.consumer: Standing(self.spent, self.budget, self.request)},
         )
-        if renewal.key:
+        if renewal.key and not self.keyless:
             sealed = hpke.seal(self.hpke_public_key, self.data_key, answer.grant.key_info)
             answer = msgspec.structs.replace(answer, key=sealed)
         self._stored[renewal.seq] = body, msgspec.json.encode(answer)
@@ -242,6 +245,8 @@ class FakeCustodian:
                 self.final = signed.record
 
     async def _watch(self, watch: wire.Watch) -> bytes:
+        if watch.applied > self.version:
+            raise InvalidInput("that was never", code="lease.version")
         self.applied = watch.applied
         if watch.known == self.version and watch.wait_ms:
             await self._changed.wait()

@@ -284,6 +284,8 @@ class Keeper:
         if renewal.key and not terms.loaded and self._loading is None and not self._unwanted():
             self._begin_loading(answer)
         await self._apply()
+        if answer.version == terms.version:
+            self._applied = answer.version
 
     def _new_renewal(self, now: int) -> wire.Renewal:
         grant = self.terms.grant
