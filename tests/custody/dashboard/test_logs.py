@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 
 from asgi_browser import Browser
 from blindai.custody import tables
 from blindai.custody.audit import audit
-from blindai.custody.dashboard.logs import PAGE_ENTRIES, check
+from blindai.custody.dashboard import logs
+from blindai.custody.dashboard.logs import PAGE_ENTRIES, Check, check
+from blindai.custody.dashboard.visit import MAX_CHECKS
 from blindai.custody.keys import CustodianKeys
 from custodian_scene import Scene
 
@@ -68,6 +74,30 @@ def test_verify_checks_every_entry(scene: Scene, ada: Browser, lease: str) -> No
     assert scene.ledger.events(lease)[-1].digest in words
     assert "blindai custodian audit" in words
     assert "the server's own word" in words
+
+
+def test_a_crowd_that_verifies_does_not_keep_operators_from_a_stop(
+    ada: Browser, signed_in: Callable[[str], Browser], lease: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def held(*_: object) -> Check:
+        begun.release()
+        assert go.wait(20)
+        return Check(0, "", None)
+
+    monkeypatch.setattr(logs, "check", held)
+    pages = [signed_in("ada") for _ in range(MAX_CHECKS)]
+    with ThreadPoolExecutor(MAX_CHECKS) as viewers:
+        verifying = [viewers.submit(verify, page, lease) for page in pages]
+        try:
+            assert all(begun.acquire(timeout=20) for _ in pages)
+            refused = ada.submit(f"/leases/{lease}/log", f"/leases/{lease}/log/verify")
+            assert (refused.status, "busy" in refused.text) == (503, True)
+            assert ada.submit(f"/leases/{lease}/stop", f"/leases/{lease}/stop").status == 303
+        finally:
+            go.set()
+        assert all(one.result() for one in verifying)
 
 
 def test_an_edited_entry_is_found(scene: Scene, ada: Browser, lease: str) -> None:

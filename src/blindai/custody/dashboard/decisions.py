@@ -18,8 +18,8 @@ from blindai.custody.dashboard.visit import Visit, see, status_of_refusal
 from blindai.custody.views import Lease, Request
 from blindai.errors import BlindAIError, InvalidInput
 
-# Digits, grouped or not, as people copy them from a page.
-_AMOUNT: Final = re.compile(r"[+-]?[0-9][0-9,_ \u00a0\u202f]*", re.ASCII)
+# Digits, or groups of three of them, as people copy them from a page: "1,5" is no amount, and not fifteen.
+_AMOUNT: Final = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:[,_ \u00a0\u202f][0-9]{3})+)", re.ASCII)
 # More than this is no amount, and Python is asked to read no number of any length.
 _MAX_AMOUNT_CHARACTERS: Final = 40
 

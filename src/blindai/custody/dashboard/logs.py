@@ -66,7 +66,7 @@ async def verify(visit: Visit) -> Response:
     """Check the whole log, and say what came of it."""
     lease = visit.part("lease")
     await visit.ask(visit.desk.ledger.lease, lease)
-    return await _page(visit, checked=await visit.ask(check, visit.desk.ledger, lease, visit.desk.public_key))
+    return await _page(visit, checked=await visit.check(check, visit.desk.ledger, lease, visit.desk.public_key))
 
 
 async def export(visit: Visit) -> Response:

@@ -37,6 +37,9 @@ MAX_FORM_FIELDS: Final = 16
 # Who waits to have a password checked. Each takes a tenth of a second or so.
 MAX_WAITING: Final = 50
 
+# Logs that are checked at once. A long one takes many seconds of a processor.
+MAX_CHECKS: Final = 2
+
 HOME: Final = "/leases"
 
 # What is not there, of what a page can be asked for.
@@ -56,6 +59,7 @@ class Desk:
         wake: called after every change of a lease, so that enclaves hear of it at once.
         hashing: the threads in which passwords are hashed. They are others than those of the pages: strangers who try
             passwords must not keep an operator from a stop.
+        checking: the threads in which logs are checked, for the same reason: viewers may ask for that.
     """
 
     ledger: Ledger
@@ -66,6 +70,7 @@ class Desk:
     now: Callable[[], datetime]
     wake: Callable[[], None]
     hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CONCURRENT))
+    checking: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CHECKS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,16 @@ class Visit:
         if self.desk.hashing.statistics().tasks_waiting >= MAX_WAITING:
             raise Unavailable("too many people sign in at this moment", code="busy", hint="try again")
         return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.desk.hashing)
+
+    async def check(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what checks a log, in one of the threads for that.
+
+        Raises:
+            Unavailable: `busy`.
+        """
+        if self.desk.checking.available_tokens < 1:
+            raise Unavailable("other logs are being checked at this moment", code="busy", hint="try again")
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.desk.checking)
 
     async def change(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what changes a lease, in a thread, and wake those who wait for changes."""
