@@ -117,7 +117,6 @@ class Keeper:
         self._keyset = keyset
         self._model = model
         self._chain = RecordChain(keyset.sign, elapsed_ns())
-
         self._renewals = Line(connect)
         self._watches = Line(connect)
         self._asked = True  # units or time
@@ -383,8 +382,8 @@ class Keeper:
                 return  # a grant came first
             self.gate.version = None
             self.terms.loaded = False
-            await self._model.wipe(self.gate.shut, why)
-            _log.info("model_wiped", why=why)
+            if await self._model.wipe(self.gate.shut, why):
+                _log.info("model_wiped", why=why)
 
     # Loading.
 
@@ -419,7 +418,6 @@ class Keeper:
                 self._load_ns = elapsed_ns() + _LOAD_AGAIN_NS
                 _log.error("model_not_loaded", code=error.code, reason=error.message)
                 return
-
             self._load_ns = 0
             if self._unwanted():
                 await self._model.wipe(self.gate.shut, terms.phase(elapsed_ns()))

@@ -120,14 +120,16 @@ class LoanedModel:
         if self._source is not None:
             self._source.stopped = True
 
-    async def wipe(self, cancel: Callable[[], None], reason: str) -> None:
-        """Take the model out of memory, and what its runs left on their threads. Harmless when it is not there.
+    async def wipe(self, cancel: Callable[[], None], reason: str) -> bool:
+        """Take the model out of memory, and what its runs left on their threads; whether it was there.
 
         Args:
             cancel: stops the runs in progress.
             reason: as a code, for the repository's index.
         """
         version, self._version = self._version, None
-        if version is not None:
-            await self._repository.revoke(version, reason=reason, cancel=cancel)
-            await self._inference.wipe_threads()
+        if version is None:
+            return False
+        await self._repository.revoke(version, reason=reason, cancel=cancel)
+        await self._inference.wipe_threads()
+        return True
