@@ -117,6 +117,11 @@ def full_life(world: World) -> str:
     world.renew(second, "bob", 3)
     with pytest.raises(LeaseStopped):
         ledger.renew(twin.renewal(empty=True))
+    # Its records are taken all the same, the final one too.
+    last = second.closing()
+    assert last is not None
+    with pytest.raises(LeaseStopped):
+        ledger.close(last)
     first.query("alice", 3)
     closing = first.closing()
     assert closing is not None

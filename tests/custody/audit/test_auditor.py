@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -378,6 +379,18 @@ LIES: dict[str, tuple[Edit, str]] = {
         put(Kind.RECORD_ACCEPTED, "record", "counts", "alice", "failed", value=10**6),
         "audit.record",
     ),
+    "a record by a stranger's count": (
+        put(Kind.RECORD_ACCEPTED, "record", "counts", value={"eve": {"failed": 0, "queries": 1, "units": 1}}),
+        "audit.consumer",
+    ),
+    "a record after the end": (
+        lambda told: told.append(told[index(told, Kind.RECORD_ACCEPTED, -1)]),
+        "audit.record",
+    ),
+    "a quarantine of nobody": (
+        put(Kind.INSTANCE_QUARANTINED, "instance", value=lambda _: "00" * 32),
+        "audit.instance",
+    ),
     "a final record without an end": (drop(Kind.INSTANCE_CLOSED), "audit.instance"),
     "an end without a final record": (drop(Kind.RECORD_ACCEPTED, -1), "audit.instance"),
     "a larger refund": (put(Kind.INSTANCE_CLOSED, "refunded", value={"alice": 59}), "audit.money"),
@@ -431,15 +444,19 @@ def test_custodian_cannot_tell_another_story(life: tuple[World, list[bytes]], li
     assert code in codes(retold(world, lines, edit), world)
 
 
-def test_detail_that_is_too_deep_is_refused(life: tuple[World, list[bytes]]) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"instance":"' + "00" * 32 + '","transcript":{"config":{"a":' + "[" * 100_000, "audit.detail"),
+        ("[" * 100_000, "audit.detail"),
+        ("", "audit.detail"),
+        ("{}\n", "audit.form"),
+    ],
+)
+def test_detail_that_nobody_writes_is_refused(life: tuple[World, list[bytes]], text: str, code: str) -> None:
     world, lines = life
     first = entries(lines)[0]
-    entry = Entry(lease=first.lease, seq=1, at=first.at, kind=first.kind, by="anna", detail="[" * 100_000, prev=FIRST)
-    out = exported(
-        world.keys.sign,
-        custodian=world.keys.public_key,
-        lease=first.lease,
-        entries=[sealed(world.keys.sign, entry)],
-        at=world.clock.now(),
-    )
-    assert codes([line.encode() for line in out], world) == {"audit.detail"}
+    entry = Entry(lease=first.lease, seq=1, at=first.at, kind=Kind.INSTANCE_ATTESTED, by="", detail=text, prev=FIRST)
+    signature = sealed(world.keys.sign, entry).signature if text.isprintable() else "00" * 64
+    line = msgspec.json.encode(SignedEntry(entry, signature), order="sorted")
+    assert code in codes([lines[0], line, lines[-1]], world)

@@ -16,6 +16,7 @@ from blindai.errors import ConfigurationError, InvalidInput, harmless
 
 if TYPE_CHECKING:
     from blindai.custody.audit import Audit
+    from blindai.custody.audit.books import Books
 
 _KEY_CHARACTERS = 64
 
@@ -116,7 +117,7 @@ def _print(result: Audit, *, known: bool) -> None:
 
     lease = result.lease
     if lease is not None:
-        _print_accounts(result)
+        _print_accounts(lease.books)
     for found in result.findings:
         entry = f", entry {found.seq}" if found.seq else ""
         out.print(f"[red]line {found.line}{entry}[/]  {found.code}  {escape(harmless(found.message))}")
@@ -137,10 +138,7 @@ def _print(result: Audit, *, known: bool) -> None:
         out.print(f"not known {line}")
 
 
-def _print_accounts(result: Audit) -> None:
-    if result.lease is None:
-        return
-    books = result.lease.books
+def _print_accounts(books: Books) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("consumer")
     for name in ("budget", "granted", "spent"):
