@@ -256,14 +256,37 @@ def test_a_request_in_the_middle_of_an_answer_cuts_it(port: RunningPort) -> None
 
 
 def test_one_connection_too_many_is_told_to_come_back(run_port: Callable[..., RunningPort]) -> None:
-    limits = HttpLimits(max_connections=2, max_body_bytes=10)
-    port = run_port(limits)
-    with port.connect() as one, port.connect() as two:
-        assert one.request("GET", "/echo").status == 200
-        assert two.request("GET", "/echo").status == 200
-        with port.connect() as three:
-            three.response().assert_problem(503, "busy")
-        assert one.request("GET", "/echo").status == 200
+    port = run_port(HttpLimits(max_connections=1, max_body_bytes=10))
+    with port.connect() as one:
+        one.head("GET", "/slow")
+        assert port.going.wait(20)
+        with port.connect() as two:
+            two.response().assert_problem(503, "busy")
+        port.release.set()
+        assert one.response().status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /ec", b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1"])
+def test_connections_on_which_nothing_happens_make_room(run_port: Callable[..., RunningPort], sent: bytes) -> None:
+    port = run_port(HttpLimits(max_connections=3, max_body_bytes=10))
+    with port.connect() as working, contextlib.ExitStack() as strangers:
+        working.head("GET", "/slow")
+        assert port.going.wait(20)
+        for _ in range(10):
+            strangers.enter_context(port.connect()).socket.sendall(sent)
+        with port.connect() as late:
+            assert late.request("GET", "/echo").status == 200
+        port.release.set()
+        assert working.response().status == 200
+
+
+def test_an_answer_that_is_not_read_makes_room(run_port: Callable[..., RunningPort]) -> None:
+    port = run_port(HttpLimits(max_connections=1, max_body_bytes=10))
+    with port.connect() as one:
+        one.head("GET", "/large")
+        assert one.socket.recv(1)
+        with port.connect() as two:
+            assert two.request("GET", "/echo").status == 200
 
 
 def test_our_errors_are_problems(port: RunningPort) -> None:

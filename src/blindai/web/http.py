@@ -35,7 +35,8 @@ class HttpLimits:
     """What one port of a program puts up with.
 
     Attributes:
-        max_connections: at once; one more is told to come back later.
+        max_connections: at once. One more takes the place of the one that has kept us waiting for the longest; where
+            all of them wait for us, it is told to come back later.
         max_body_bytes: of a request.
         max_head_bytes: request line and headers together.
         head_seconds: from the beginning of a connection, or the first byte of a later request, to the end of its head.
@@ -81,6 +82,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._limits = limits
         self._phase = _Phase.FIRST
+        self._since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._refusal: BlindAIError | None = None
@@ -88,12 +90,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_bytes = 0
 
+    @property
+    def waits_since(self) -> float | None:
+        """Since when, by the event loop's clock, it is the other side's turn; None where it is ours, or all is over."""
+        ours = self._phase is _Phase.ANSWERING and self._write_deadline is None
+        return None if ours or self.transport.is_closing() else self._since
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self._enter(_Phase.REFUSED)
+        self.transport.abort()
+
     # asyncio calls these.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self._enter(_Phase.FIRST)
-        if len(self.connections) > self._limits.max_connections:
+        if len(self.connections) > self._limits.max_connections and not self._make_room():
             self._refuse(Unavailable("this server has as many connections as it may", code="busy"))
 
     def data_received(self, data: bytes) -> None:
@@ -118,6 +131,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._since = self.loop.time()
         self._write_deadline = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -185,8 +199,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn has None there before the first
         return None if cycle is None or cycle.response_complete else cycle
 
+    def _make_room(self) -> bool:
+        """Cut the connection whose other side has kept us waiting for the longest; False where none does.
+
+        So a stranger who fills the port with connections on which nothing happens keeps nobody away.
+        """
+        others = [one for one in self.connections if isinstance(one, BoundedHttpProtocol) and one is not self]
+        waiting = [(since, number) for number, one in enumerate(others) if (since := one.waits_since) is not None]
+        if not waiting:
+            return False
+        others[min(waiting)[1]].cut()
+        return True
+
     def _enter(self, phase: _Phase) -> None:
         self._phase = phase
+        self._since = self.loop.time()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
