@@ -101,12 +101,12 @@ def test_until_a_record_is_acknowledged_its_units_are_counted_here() -> None:
     assert account.used == 3
 
 
-def test_it_asks_again_when_half_is_gone() -> None:
+def test_it_asks_again_when_most_is_gone() -> None:
     asked = Asked()
     meter = Meter(asked)
     account = meter.account("alice")
     give(meter, 8)
-    spend(meter, account, 4)
+    spend(meter, account, 6)
     assert asked.times == 0
     spend(meter, account, 1)
     assert asked.times == 1
@@ -187,7 +187,7 @@ def test_who_has_enough_is_not_asked_for() -> None:
     account.credit = account.received = 100
     meter.want(account)
     assert meter.wanted(START) == {}
-    assert account.low == 50
+    assert account.low == 25
 
 
 def request(state: RequestState) -> RequestStatus:

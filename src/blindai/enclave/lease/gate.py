@@ -121,7 +121,8 @@ class Gate:
         try:
             account = self.account(headers)
             version = self.version
-            if version is None or (session := version.session) is None or elapsed_ns() >= self.until_ns:
+            # What time it is, is asked where the query starts.
+            if version is None or (session := version.session) is None or not self.until_ns:
                 raise self.refusal()
             if not self._meter.reserve(account):
                 return self._without_units(account, headers, body)
@@ -156,6 +157,7 @@ class Gate:
 
     def _without_units(self, account: Account, headers: Headers, body: bytes) -> asyncio.Task[Reply]:
         """No unit is in hand: wait for some, where some may come."""
+        self._loaded()
         if account.dry and not self._custodian.asking and not account.request_due(elapsed_ns()):
             raise exhausted(account)
         if not self._places:

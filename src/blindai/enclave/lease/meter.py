@@ -22,8 +22,9 @@ FIRST_TRANCHE: Final = 4
 # A tranche lasts this long at the present rate. What is in hand is lost to the borrower if the enclave dies.
 _TRANCHE_SECONDS: Final = 6
 
-# More is asked for when less than this share of it is left: time enough for a renewal that has to be sent twice.
-_LOW_SHARE: Final = 2
+# More is asked for when this part of it is left, a second's worth or so: time enough for a renewal that has to be sent
+# twice.
+_LOW_SHARE: Final = 4
 
 # No tranche is larger, whatever the rate.
 MAX_TRANCHE: Final = 1_000_000
@@ -228,6 +229,6 @@ class Meter:
         return {consumer: usage for consumer, usage in counts.items() if usage.queries}
 
     def _content(self, account: Account) -> None:
-        """Nothing is to be asked for until half of what is in hand is gone."""
+        """Nothing is to be asked for until most of what is in hand is gone."""
         account.low = account.credit // _LOW_SHARE
         self._wanting.discard(account.consumer)
