@@ -320,8 +320,10 @@ def test_an_instance_that_sends_slowly_is_cut(impatient: RunningCustodian, borro
     instance = borrow(impatient.lend(), impatient.enclaves)
     assert instance.line is not None
     head = b"POST /v1/renewals HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
-    answer = instance.line._stream.run(instance.line._call.exchange(head, max_answer_bytes=1000))
+    with capture_logs() as logs:
+        answer = instance.line._stream.run(instance.line._call.exchange(head, max_answer_bytes=1000))
     assert (answer.status, json.loads(answer.body)["code"]) == (408, "http.timeout")
+    assert [entry for entry in logs if entry["event"] in {"incident", "refused"}] == []
 
 
 def test_the_operators_port_shows_the_dashboard_and_nothing_of_enclaves(impatient: RunningCustodian) -> None:

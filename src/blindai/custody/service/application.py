@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -66,7 +67,12 @@ class EnclaveService:
                 Route(wire.CLOSINGS, self._close, methods=["POST"]),
                 Route(wire.ARTEFACTS, self._artefact, methods=["POST"]),
             ],
-            exception_handlers={BlindAIError: _problem, HTTPException: _http_problem, Exception: _incident},
+            exception_handlers={
+                BlindAIError: _problem,
+                HTTPException: _http_problem,
+                ClientDisconnect: _gone,
+                Exception: _incident,
+            },
         )
         self.application.router.redirect_slashes = False
 
@@ -148,6 +154,11 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         return await _problem(request, InvalidInput("this is asked with POST", code="http.method"))
     return await _problem(request, InvalidInput("a custodian is not asked this", code="http.not_found"))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """For who went away, or was refused, in the middle of a message: nobody reads it."""
+    return Response(status_code=400)
 
 
 async def _incident(request: Request, _: Exception) -> Response:
