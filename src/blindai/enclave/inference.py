@@ -63,7 +63,7 @@ class Charge(Runnable, Protocol):
 class _Job:
     """One request whose headers have been read. Dropping it frees its body, though it may still stand in the queue."""
 
-    __slots__ = ("body", "charge", "dropped", "header_length", "kind", "session", "version")
+    __slots__ = ("body", "charge", "dropped", "header_length", "kind", "refusal", "session", "version")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class _Job:
         self.kind = kind
         self.charge = charge
         self.dropped = False
+        self.refusal: BlindAIError | None = None
 
     def drop(self) -> None:
         self.dropped = True
@@ -111,6 +112,7 @@ class Inference:
         self._patience = config.timeouts.run_ms / 1000
         self._watchdog = Watchdog()
         self._handed_over = 0
+        self._charged: dict[Future[_Ran | None], _Job] = {}
         self._closed = False
         self._metrics: Metrics | None = None
 
@@ -166,6 +168,12 @@ class Inference:
                 version.end_run()
                 if charge is not None:
                     charge.settle(failed=failed)
+
+    def refuse_waiting(self, refusal: BlindAIError) -> None:
+        """Refuse the requests with a charge that wait for a worker: runs of others may be in their way for long."""
+        for run, job in self._charged.items():
+            job.refusal = refusal
+            run.cancel()
 
     async def wipe_threads(self) -> None:
         """Overwrite what ended runs have left on the threads that made them, when they have ended what they do."""
@@ -224,6 +232,8 @@ class Inference:
         submitted = time.perf_counter_ns()
         run = self._executor.submit(self._run_unless_dropped, job, submitted)
         self._handed_over += 1
+        if job.charge is not None:
+            self._charged[run] = job
         answer: asyncio.Future[Reply] = loop.create_future()
         run.add_done_callback(lambda run: loop.call_soon_threadsafe(self._settle, job, submitted, run, answer))
         answer.add_done_callback(partial(_forget, job))
@@ -235,12 +245,13 @@ class Inference:
     def _settle(self, job: _Job, submitted: int, run: Future[_Ran | None], answer: asyncio.Future[Reply]) -> None:
         """Back on the event loop: a run handed over has ended, or was dropped before it began."""
         self._handed_over -= 1
+        self._charged.pop(run, None)
         job.version.end_run()
         cancelled = run.cancelled()
-        error = None if cancelled else run.exception()
+        error = job.refusal if cancelled else run.exception()
         if job.charge is not None:
             job.charge.settle(failed=cancelled or error is not None)
-        if cancelled:
+        if cancelled and error is None:
             answer.cancel()
             return
         if error is None:

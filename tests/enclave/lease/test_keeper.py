@@ -301,6 +301,27 @@ def test_a_load_that_the_end_overtakes_opens_no_gate(enclave: Enclave, monkeypat
     run(test)
 
 
+def test_a_query_behind_a_run_of_another_model_does_not_keep_the_model(enclave: Enclave, slow: bytes) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian()
+        async with enclave(custodian, slow, runtime=Runtime(workers=1)) as borrower:
+            await borrower.serving()
+            # The borrower's own model, of one operator that no cancellation ends.
+            leave = threading.Event()
+            other = borrower.inference._executor.submit(leave.wait, 20)
+            queued = asyncio.ensure_future(borrower.refusal())
+            await borrower.eventually(lambda: any(found._runs for found in borrower.repository))
+            custodian.stop()
+            assert (await queued).code == "lease.stopped"
+            await borrower.eventually(lambda: [found.session for found in borrower.repository] == [None])
+            assert not other.done()
+            leave.set()
+            await borrower.eventually(lambda: custodian.applied == custodian.version)
+            assert custodian.spent == 0
+
+    run(test)
+
+
 def test_a_pause_keeps_the_model(enclave: Enclave) -> None:
     async def test() -> None:
         custodian = FakeCustodian()

@@ -116,6 +116,7 @@ class Keeper:
         )
         self._keyset = keyset
         self._model = model
+        self._inference = inference
         self._chain = RecordChain(keyset.sign, elapsed_ns())
         self._renewals = Line(connect)
         self._watches = Line(connect)
@@ -382,8 +383,13 @@ class Keeper:
                 return  # a grant came first
             self.gate.version = None
             self.terms.loaded = False
-            if await self._model.wipe(self.gate.shut, why):
+            if await self._model.wipe(self._end_runs, why):
                 _log.info("model_wiped", why=why)
+
+    def _end_runs(self) -> None:
+        """Stop the runs under way, and let none begin that waits for a worker."""
+        self.gate.shut()
+        self._inference.refuse_waiting(self.gate.refusal())
 
     # Loading.
 
@@ -420,7 +426,7 @@ class Keeper:
                 return
             self._load_ns = 0
             if self._unwanted():
-                await self._model.wipe(self.gate.shut, terms.phase(elapsed_ns()))
+                await self._model.wipe(self._end_runs, terms.phase(elapsed_ns()))
                 return
             self.gate.version = version
             terms.loaded = True
