@@ -20,7 +20,7 @@ from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
 from blindai.wire import v2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Cancellation
@@ -49,7 +49,8 @@ class Runnable(Protocol):
     ) -> list[Tensor]:
         """As `engine.Session.run`."""
 
-    def cancellation(self) -> Cancellation:
+    @property
+    def cancellation(self) -> Callable[[], Cancellation]:
         """As `engine.Session.cancellation`."""
 
 

@@ -124,7 +124,11 @@ class Gate:
             # What time it is, is asked where the query starts.
             if version is None or (session := version.session) is None or not self.until_ns:
                 raise self.refusal()
-            if not self._meter.reserve(account):
+            # As `Meter.reserve`, which is asked itself as soon as there is more to do than to count down.
+            credit = account.credit
+            if credit > account.low and credit > 0:
+                account.credit = credit - 1
+            elif not self._meter.reserve(account):
                 return self._without_units(account, headers, body)
         except BlindAIError as error:
             self._refused(error)
@@ -208,17 +212,14 @@ class Gate:
 class Charge:
     """One unit of an account, reserved for one query, and the guard before the session that the query is for."""
 
-    __slots__ = ("_account", "_executed", "_gate", "_session")
+    __slots__ = ("_account", "_executed", "_gate", "_session", "cancellation")
 
     def __init__(self, gate: Gate, account: Account, session: Session) -> None:
         self._gate = gate
         self._account = account
         self._session = session
+        self.cancellation = session.cancellation
         self._executed = False
-
-    def cancellation(self) -> Cancellation:
-        """As `engine.Session.cancellation`."""
-        return self._session.cancellation()
 
     def run(
         self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = (), *, cancellation: Cancellation | None = None
