@@ -31,7 +31,7 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 
 import lease_histories
-from fault_histories import History, Site, killed_at, nursed, steps
+from fault_histories import FAULTS, WRONG, History, Site, killed_at, nursed, steps
 from lease_world import World
 from postgresql import PostgreSQL
 
@@ -85,7 +85,7 @@ def _live(site: Site, seed: int, histories: int, length: int) -> None:
     try:
         for step in steps():
             if not killed_at(site, step, random.Random(f"{seed} {step}")):
-                site.found(f"{step} was not reached")
+                site.found(WRONG, f"{step} was not reached")
         print(f"{site.dialect}: every step", flush=True)
         for number in range(histories):
             history = History(site, random.Random(f"{seed} {site.dialect} {number}"), str(number))
@@ -95,7 +95,7 @@ def _live(site: Site, seed: int, histories: int, length: int) -> None:
                 print(f"{site.dialect}: {number + 1} histories, {len(site.findings)} findings", flush=True)
     except Exception as error:
         # Whatever it is, the other site goes on, and this one has not passed.
-        site.found(f"the campaign itself failed: {error!r}")
+        site.found(WRONG, f"the campaign itself failed: {error!r}")
         raise
 
 
@@ -128,11 +128,16 @@ def _without_processes(folder: Path, server: PostgreSQL, seed: int, examples: in
 
 
 def _table(happened: dict[str, Counter[str]]) -> None:
-    rows = sorted({row for counts in happened.values() for row in counts}, key=lambda row: (row[:8] == "refused:", row))
+    rows = sorted({row for counts in happened.values() for row in counts}, key=_rank)
     print(f"{'':44}" + "".join(f"{name:>14}" for name in happened))
     for row in rows:
         print(f"  {row:42}" + "".join(f"{counts[row]:>14}" for counts in happened.values()))
     print(flush=True)
+
+
+def _rank(row: str) -> tuple[int, str]:
+    """What must not be comes first, and what was refused last."""
+    return (0 if row in FAULTS else 2 if row.startswith("refused:") else 1), row
 
 
 if __name__ == "__main__":

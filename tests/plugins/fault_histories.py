@@ -41,6 +41,13 @@ CONSUMERS: Final = ("alice", "bob")
 SOFT_MS: Final = 1500
 TTL_MS: Final = 2500
 
+# What must not happen: more was spent than granted, or granted than there was; a record or a grant that was given is
+# not there any more; anything else.
+OVERSPENT: Final = "overspent"
+LOST: Final = "lost"
+WRONG: Final = "wrong otherwise"
+FAULTS: Final = (OVERSPENT, LOST, WRONG)
+
 _SETTLE_SECONDS: Final = 30.0
 _ASK_SECONDS: Final = 5.0
 
@@ -82,7 +89,7 @@ class Site:
     def __init__(self, folder: Path, database_url: str | None, *, processes: int, chance: random.Random) -> None:
         self.folder = folder
         self.database_url = database_url
-        self.happened: Counter[str] = Counter()
+        self.happened: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
         self.findings: list[str] = []
         self.custodian = opened(folder, database_url)
         self.custodians: list[CustodianProcess | None] = [None] * processes
@@ -123,9 +130,10 @@ class Site:
             self.line.targets = [other.enclave_port for other in self.custodians if other is not None]
             self.happened["custodians killed"] += 1
 
-    def found(self, what: str) -> None:
-        """Note what must not be."""
-        self.findings.append(f"{self.dialect}, {what}")
+    def found(self, fault: str, what: str) -> None:
+        """Note what must not be. `fault`: one of `FAULTS`."""
+        self.happened[fault] += 1
+        self.findings.append(f"{fault.upper()}: {self.dialect}, {what}")
         print(self.findings[-1], flush=True)  # noqa: T201  # a campaign is long, and somebody waits
 
     def number(self) -> str:
@@ -283,7 +291,7 @@ class History:
                 continue
             answered += 1
             if self._halted is not None and begun > self._halted + SOFT_MS / 1000:
-                self._found("a query was answered after a stop and the soft expiry")
+                self._found(WRONG, "a query was answered after a stop and the soft expiry")
         self._count("queries answered", answered)
         return answered
 
@@ -293,7 +301,7 @@ class History:
         enclave = (self.alive or [self.boot()])[-1]
         while not self.ask(enclave, "bob", 1):
             if time.monotonic() > until:
-                self._found("nothing was served any more although nothing was broken")
+                self._found(WRONG, "nothing was served any more although nothing was broken")
                 return
             time.sleep(0.1)
 
@@ -379,6 +387,9 @@ class History:
             self._halted = time.monotonic() if self._halted is None else self._halted
             self._count("stops and pauses")
         self._pause()
+        self.query()
+        if self.chance.random() < 0.6:
+            self.resume()
 
     def resume(self) -> None:
         if self._halted is not None:
@@ -416,22 +427,22 @@ class History:
         answered = sum((enclave.answered for enclave in self.enclaves), Counter[str]())
         told = sum((enclave.answered for enclave in self.enclaves if enclave.closed), Counter[str]())
         if not lease.spent <= lease.granted <= lease.budget:
-            self._found(f"overspent: {lease.spent} of {lease.granted} of {lease.budget}")
+            self._found(OVERSPENT, f"{lease.spent} of {lease.granted} of {lease.budget}")
         for account in lease.accounts:
             consumer = account.consumer
             if not account.spent <= account.granted <= (lease.budget if account.budget is None else account.budget):
-                self._found(f"overspent: {account}")
+                self._found(OVERSPENT, str(account))
             if answered[consumer] > account.granted:
-                self._found(f"overspent: {answered[consumer]} queries of {consumer} ran, {account.granted} granted")
+                self._found(OVERSPENT, f"{answered[consumer]} queries of {consumer} ran, {account.granted} granted")
             if told[consumer] > account.spent:
-                self._found(f"lost: {told[consumer]} queries of {consumer} were reported, {account.spent} are known")
+                self._found(LOST, f"{told[consumer]} queries of {consumer} were reported, {account.spent} are known")
         result = audit(self._exported(), custodian=self.site.custodian.keys.public_key)
         self._found_all(result.findings)
         # Nobody forked: an enclave that the ledger does not follow any more shows that the ledger has lost something.
         if result.instances(State.QUARANTINED):
-            self._found(f"lost: {result.instances(State.QUARANTINED)} honest instances are in quarantine")
+            self._found(LOST, f"{result.instances(State.QUARANTINED)} honest instances are in quarantine")
         if lease.state is LeaseState.ACTIVE and self._halted is not None:
-            self._found("a lease was halted and runs")
+            self._found(WRONG, "a lease was halted and runs")
         self._count("units granted", lease.granted)
         self._count("units spent", lease.spent)
         self._count("grants", result.kinds[Kind.GRANT_ISSUED])
@@ -444,10 +455,10 @@ class History:
 
     def _found_all(self, findings: list[Finding]) -> None:
         for found in findings:
-            self._found(f"the log is wrong: line {found.line} {found.code} {found.message}")
+            self._found(WRONG, f"the log is wrong: line {found.line} {found.code} {found.message}")
 
-    def _found(self, what: str) -> None:
-        self.site.found(f"history {self.name}: {what} ({self.loan.lease})")
+    def _found(self, fault: str, what: str) -> None:
+        self.site.found(fault, f"history {self.name}: {what} ({self.loan.lease})")
 
     def _count(self, what: str, times: int = 1) -> None:
         self.site.happened[what] += times
