@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 
 import pytest
 
-from blindai.channel.listening import listen
+from blindai.channel.listening import listen, run
 from blindai.errors import ConfigurationError
 
 
@@ -23,3 +24,18 @@ def test_an_address_that_is_none_is_named() -> None:
     with pytest.raises(ConfigurationError) as caught:
         listen("256.0.0.1.invalid", 0)
     assert caught.value.code == "configuration.address"
+
+
+def test_a_program_may_open_as_many_files_as_the_system_allows() -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed: list[int] = []
+
+    async def main() -> None:
+        allowed.append(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before, 256), most))
+    try:
+        run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    assert allowed == [most]

@@ -41,7 +41,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine as the whole program, on uvloop where it is installed."""
+    """Run a coroutine as the whole program: on uvloop where it is installed, with as many files as it may open."""
+    allow_files()
     try:
         import uvloop
     except ImportError:
@@ -50,6 +51,20 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
+
+
+def allow_files() -> None:
+    """Raise this process's limit of open files to the most it may have.
+
+    The usual 1024 are fewer than the connections that our ports take, and whoever opens as many stops every port of the
+    process, and its database.
+    """
+    # There is no such module on Windows, and macOS takes no limit above one that it does not tell.
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
