@@ -680,6 +680,19 @@ def test_a_request_with_two_tokens_is_refused(enclave: Enclave) -> None:
     run(test)
 
 
+def test_where_anyone_may_ask_no_header_is_remembered(enclave: Enclave) -> None:
+    async def test() -> None:
+        custodian = FakeCustodian(consumer="")
+        async with enclave(custodian) as borrower:
+            await borrower.serving()
+            for number in range(3):
+                borrower.headers = [(b"authorization", b"%d" % number * 1000)]
+                assert (await borrower.query()).status == 200
+            assert not borrower.keeper.gate._accounts
+
+    run(test)
+
+
 def test_a_token_that_was_revoked_is_refused_with_the_next_grant(enclave: Enclave) -> None:
     async def test() -> None:
         custodian = FakeCustodian(soft_ms=300)

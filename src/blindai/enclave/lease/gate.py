@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.tokens import AUTHORIZATION
 from blindai.errors import BlindAIError, BudgetExhausted, InvalidInput, QuotaExceeded, Unavailable
-from blindai.wire.custody import RequestState
+from blindai.wire.custody import ANYONE, RequestState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +107,8 @@ class Gate:
         account = self._accounts.get(found)
         if account is None:
             account = self._stranger(headers)
-            if len(self._accounts) < _MAX_ACCOUNTS:
+            # Where anyone may ask, the header is no token, and may be anything.
+            if len(self._accounts) < _MAX_ACCOUNTS and (found is None or account.consumer != ANYONE):
                 self._accounts[found] = account
         return account
 
