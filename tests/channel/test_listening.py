@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import resource
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,31 @@ def test_a_program_may_open_as_many_files_as_the_system_allows() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
     assert allowed == [most]
+
+
+CRASHES = """
+import os, resource, sys
+from blindai.channel.listening import run
+
+secret = os.urandom(16).hex() * 1000
+
+async def main():
+    sys.stdout.write(f"{resource.getrlimit(resource.RLIMIT_CORE)} {open('/proc/self/coredump_filter').read()}")
+    sys.stdout.flush()
+    os.abort()
+
+run(main())
+"""
+
+
+def test_a_program_that_crashes_leaves_nothing_on_the_disk(tmp_path: Path) -> None:
+    crashed = subprocess.run(
+        ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", sys.executable, "-c", CRASHES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert crashed.returncode == -6
+    assert crashed.stdout == "(1, 1) 00000000\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A browser without pictures: it calls an ASGI application, keeps cookies, fills in forms, and follows nothing itself."""
+"""A browser without pictures: it calls an ASGI application, keeps cookies, fills in forms, follows nothing itself."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ IMPOSSIBLE = frozenset(
         "lease.proposal_state",
         "lease.account_budget",
         "lease.consumer",
+        "lease.consumer_budget",
         "lease.consumer_exists",
         "lease.closed",
         "lease.quarantined",

@@ -73,7 +73,7 @@ def full_life(world: World) -> str:
     """A lease in whose log an entry of every kind stands."""
     ledger = world.ledger
     lease = world.lend(approvals=2)
-    ledger.add_consumer(lease, "carol", 10, by="anna")
+    ledger.add_consumer(lease, "carol", 0, by="anna")
     first, second = world.boot(lease), world.boot(lease)
     world.renew(first)
     world.renew(second, "bob", 5)

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine, Generator
+from pathlib import Path
 from typing import Any, Final
 
 from blindai.errors import ConfigurationError
@@ -41,8 +42,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine as the whole program: on uvloop where it is installed, with as many files as it may open."""
+    """Run a coroutine as the whole program: on uvloop where it is installed, with as many files as it may open.
+
+    Should it crash, its memory is written nowhere.
+    """
     allow_files()
+    forbid_core_dumps()
     try:
         import uvloop
     except ImportError:
@@ -65,6 +70,19 @@ def allow_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def forbid_core_dumps() -> None:
+    """Leave nothing of this process's memory, which holds keys and what clients send, on a disk after a crash."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        # Of one byte: nothing is written to a file for so little, and a program that dumps are piped to, for which no
+        # other limit counts, is not started (Linux: fs/coredump.c; core(5) tells of the limit for files alone).
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    with contextlib.suppress(OSError):  # elsewhere than on Linux there is no such file
+        # What of its memory a dump would hold, if one were made all the same: nothing (core(5)).
+        Path("/proc/self/coredump_filter").write_text("0", encoding="ascii")
 
 
 @contextlib.contextmanager

@@ -305,6 +305,7 @@ LIES: dict[str, tuple[Edit, str]] = {
     "the budget was never that large": (put(Kind.LEASE_CREATED, "budget", value=10), "audit.money"),
     "a consumer's budget was never that large": (put(Kind.LEASE_CREATED, "consumers", "alice", value=3), "audit.money"),
     "a consumer never was": (drop(Kind.CONSUMER_ADDED), "audit.consumer"),
+    "one operator gave a new consumer a budget": (put(Kind.CONSUMER_ADDED, "budget", value=5), "audit.approvals"),
     "a consumer came twice": (repeat(Kind.CONSUMER_ADDED), "audit.consumer"),
     "the lease was made twice": (repeat(Kind.LEASE_CREATED), "audit.order"),
     "the lease was never made": (drop(Kind.LEASE_CREATED), "audit.order"),

@@ -68,6 +68,17 @@ def test_a_budget_that_is_none_is_refused(custodian: Custodian, budget: int, cod
     assert custodian.kinds(lease) == []
 
 
+@pytest.mark.parametrize("budget", [None, 1])
+def test_no_single_operator_gives_away_by_a_new_name_what_takes_two(custodian: Custodian, budget: int | None) -> None:
+    lease = custodian.lend(approvals=2)
+    with pytest.raises(InvalidInput) as refused:
+        custodian.ledger.add_consumer(lease, "bob", budget, by="ann")
+    assert refused.value.code == "lease.consumer_budget"
+    custodian.ledger.add_consumer(lease, "bob", 0, by="ann")
+    assert custodian.ledger.raise_budget(lease, consumer="bob", amount=5, by="ann") is not None
+    assert {account.consumer: account.budget for account in custodian.ledger.lease(lease).accounts}["bob"] == 0
+
+
 def test_a_consumer_is_added_once(custodian: Custodian) -> None:
     with pytest.raises(InvalidInput) as refused:
         custodian.ledger.add_consumer(custodian.lend(), "alice", None, by="ann")

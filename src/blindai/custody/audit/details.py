@@ -43,7 +43,7 @@ class ConsumerAdded(Detail, frozen=True):
     """An account was opened."""
 
     consumer: Consumer
-    budget: Positive | None
+    budget: Amount | None
 
 
 class TokenEpoch(Detail, frozen=True):

@@ -60,7 +60,7 @@ class Lease:
             case details.LeaseCreated():
                 self._fault("audit.order", "the lease was made a second time")
             case details.ConsumerAdded():
-                self.books.add(detail.consumer, detail.budget)
+                self._added(detail)
             case details.TokenEpoch():
                 self._token(entry, detail)
             case details.InstanceAttested():
@@ -97,6 +97,11 @@ class Lease:
         """There are no more entries."""
         self.decisions.expect(None)
         self.instances.expect(None)
+
+    def _added(self, detail: details.ConsumerAdded) -> None:
+        if self.terms.approvals > 1 and detail.budget != 0:
+            self._fault("audit.approvals", f"{detail.consumer} was given a budget by one operator")
+        self.books.add(detail.consumer, detail.budget)
 
     def _token(self, entry: Entry, detail: details.TokenEpoch) -> None:
         account = self.books.account(detail.consumer)

@@ -103,7 +103,8 @@ class Ledger:
         """Open an account for a consumer, and return a token for it.
 
         Raises:
-            InvalidInput: `lease.consumers`, `lease.consumer_exists`, `lease.open`, `amount.*`, `lease.operator`.
+            InvalidInput: `lease.consumers`, `lease.consumer_exists`, `lease.consumer_budget`, `lease.open`, `amount.*`,
+                `lease.operator`.
         """
         with self._change(lease, by) as change:
             return tokens.add(change, name, budget, by=by)

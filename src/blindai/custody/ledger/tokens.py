@@ -17,11 +17,10 @@ def add(change: Change, consumer: str, budget: int | None, *, by: str) -> str:
 
     Raises:
         InvalidInput: `lease.consumers`, this is no name, or there are as many as there may be; `lease.consumer_exists`;
-            `lease.open`; `amount.*`.
+            `lease.open`; `amount.*`; `lease.consumer_budget`, several operators must agree to a raise, which this is.
     """
     require_consumer(consumer)
-    if budget is not None:
-        require_amount(budget)
+    _require_budget(change, budget)
     existing = accounts.read(change.connection, change.lease.id)
     _require_closed(existing)
     if consumer in existing:
@@ -60,6 +59,19 @@ def revoke(change: Change, consumer: str, *, by: str) -> None:
     accounts.update(change, consumer, token_epoch=epoch)
     change.note(Kind.TOKENS_REVOKED, {"consumer": consumer, "epoch": epoch}, by=by)
     change.announce()
+
+
+def _require_budget(change: Change, budget: int | None) -> None:
+    """A new consumer draws on the lease, as a raise does: where that takes several operators, it begins with none."""
+    if change.lease.approvals > 1:
+        if budget != 0:
+            raise InvalidInput(
+                "several operators must agree to a raise here, so that a new consumer begins with a budget of 0",
+                code="lease.consumer_budget",
+                hint="add it with the budget 0, then propose to raise that",
+            )
+    elif budget is not None:
+        require_amount(budget)
 
 
 def _require_closed(existing: dict[str, accounts.AccountRow]) -> None:
