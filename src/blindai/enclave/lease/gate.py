@@ -178,6 +178,8 @@ class Gate:
     async def _infer_later(self, account: Account, headers: Headers, body: bytes) -> Reply:
         try:
             if not await self._reserve_later(account):
+                if not account.dry:
+                    raise unanswered()
                 await self._custodian.request_budget(account)
                 raise exhausted(account)
             try:
@@ -259,6 +261,15 @@ class Charge:
             self._account.spend(failed=failed)
         else:
             self._account.release()
+
+
+def unanswered() -> Unavailable:
+    """The refusal of a query for which units were asked, but nobody has said yet that there are none."""
+    return Unavailable(
+        "the units in hand are used up, and the custodian has not answered in time",
+        code="lease.waiting",
+        hint="try again; if it lasts, the enclave cannot reach its custodian",
+    )
 
 
 def exhausted(account: Account) -> BudgetExhausted:
