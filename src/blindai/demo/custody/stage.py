@@ -47,8 +47,8 @@ HOSPITAL: Final = "hospital"
 INSURER: Final = "insurer"
 
 # Two operators: one stops, both must agree to what gives something away.
-ANNA: Final = "anna"
-BEN: Final = "ben"
+LEAD: Final = "lead"
+DEPUTY: Final = "deputy"
 
 LEASE_BUDGET: Final = 100
 HOSPITAL_BUDGET: Final = 10
@@ -128,7 +128,7 @@ class Stage:
         """The command line of the custodian, and its operators."""
         place = custody.Place.at(self.data)
         self.office = self.stack.enter_context(custody.Custodian.open(place, lambda _: KeyFile(place.key_file)))
-        for name, role in ((ANNA, Role.ADMIN), (BEN, Role.OPERATOR)):
+        for name, role in ((LEAD, Role.ADMIN), (DEPUTY, Role.OPERATOR)):
             self.office.operators.add(name, role, secrets.token_urlsafe())
 
     def seal_model(self) -> None:
@@ -168,8 +168,8 @@ class Stage:
             approvals=2,
         )
         ledger = self.office.ledger
-        self.lease_id = ledger.create(terms, model_key=self.sealed.key, by=ANNA).id
-        self.tokens = {name: ledger.issue_token(self.lease_id, name, by=ANNA) for name in (HOSPITAL, INSURER)}
+        self.lease_id = ledger.create(terms, model_key=self.sealed.key, by=LEAD).id
+        self.tokens = {name: ledger.issue_token(self.lease_id, name, by=LEAD) for name in (HOSPITAL, INSURER)}
 
     @property
     def lease(self) -> Lease:

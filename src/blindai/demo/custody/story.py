@@ -22,8 +22,8 @@ from blindai.demo.custody import memory
 from blindai.demo.custody.attacks import ATTACKS, Attack
 from blindai.demo.custody.processes import until
 from blindai.demo.custody.stage import (
-    ANNA,
-    BEN,
+    LEAD,
+    DEPUTY,
     HOSPITAL,
     HOSPITAL_BUDGET,
     MODEL_ID,
@@ -115,8 +115,8 @@ def tell(console: Console) -> Summary:
 def _lend(stage: Stage, _: Summary) -> None:
     stage.open_office()
     stage.start_custodian()
-    stage.head(1, f"The custodian starts in a process of its own. Its operators: {ANNA} and {BEN}")
-    stage.command(f"blindai custodian operator add {ANNA}; blindai custodian serve")
+    stage.head(1, f"The custodian starts in a process of its own. Its operators: {LEAD} and {DEPUTY}")
+    stage.command(f"blindai custodian operator add {LEAD}; blindai custodian serve")
     stage.say(f"enclaves call 127.0.0.1:{stage.custodian.port}, operators look at {escape(stage.custodian.dashboard)}")
     stage.seal_model()
     stage.lend()
@@ -209,27 +209,27 @@ def _approve(stage: Stage, summary: Summary) -> None:
     stage.head(6, f"The {HOSPITAL} waits: predict(..., wait_for_budget={_PATIENCE_SECONDS:.0f})")
     stage.hospital.begin(HOSPITAL_BUDGET, wait_seconds=_PATIENCE_SECONDS)
     request = str(summary.exhausted["request_id"])
-    stage.command(f"blindai custodian budget grant {request} --amount {APPROVED} --as {ANNA}")
-    proposal = ledger.approve(request, amount=APPROVED, by=ANNA)
+    stage.command(f"blindai custodian budget grant {request} --amount {APPROVED} --as {LEAD}")
+    proposal = ledger.approve(request, amount=APPROVED, by=LEAD)
     if proposal is None:
         raise StoryFailed("one operator alone has raised a budget that needs two")
-    stage.command(f"blindai custodian agree {proposal.id} --as {BEN}")
+    stage.command(f"blindai custodian agree {proposal.id} --as {DEPUTY}")
     watch = StopWatch()
-    ledger.agree(proposal.id, by=BEN)
+    ledger.agree(proposal.id, by=DEPUTY)
     answer = stage.hospital.answer()
     stage.expect(answer, "", "the query that waited")
     stage.ran[HOSPITAL] += 1
     summary.approval_ms = (answer.at - watch.started) * 1000
-    stage.say(f"the query that waited [green]is answered[/] {summary.approval_ms:.0f} ms after {BEN} agreed")
+    stage.say(f"the query that waited [green]is answered[/] {summary.approval_ms:.0f} ms after {DEPUTY} agreed")
 
 
 def _stop(stage: Stage, summary: Summary) -> None:
     ledger = stage.office.ledger
-    stage.head(7, f"{ANNA.capitalize()} stops the model. One operator is enough for that")
+    stage.head(7, "An operator stops the model. One is enough for that")
     _scan(stage, summary, "while it serves", expected=True)
-    stage.command(f"blindai custodian stop {stage.lease_id} --as {ANNA}")
+    stage.command(f"blindai custodian stop {stage.lease_id} --as {LEAD}")
     watch, mark = StopWatch(), stage.enclave.mark()
-    version = ledger.stop(stage.lease_id, by=ANNA, reason="for a test").changed_version
+    version = ledger.stop(stage.lease_id, by=LEAD, reason="for a test").changed_version
     answer = stage.ask_until("lease.stopped")
     summary.stop_refused_ms = (answer.at - watch.started) * 1000
     acknowledged = until(
@@ -245,20 +245,20 @@ def _stop(stage: Stage, summary: Summary) -> None:
 
 def _resume(stage: Stage, summary: Summary) -> None:
     ledger = stage.office.ledger
-    stage.head(8, f"{ANNA.capitalize()} wants to resume it; that takes two")
-    stage.command(f"blindai custodian resume {stage.lease_id} --as {ANNA}")
-    proposal = ledger.resume(stage.lease_id, by=ANNA)
+    stage.head(8, "Resuming it takes two operators")
+    stage.command(f"blindai custodian resume {stage.lease_id} --as {LEAD}")
+    proposal = ledger.resume(stage.lease_id, by=LEAD)
     if proposal is None:
         raise StoryFailed("one operator alone has resumed a lease that needs two")
     answer = stage.ask(0)
     stage.expect(answer, "lease.stopped", "a query after one of two had agreed")
     stage.say(f"{len(proposal.agreed)} of {proposal.needed} agree: a query is still [red]refused[/]")
-    stage.command(f"blindai custodian agree {proposal.id} --as {BEN}")
+    stage.command(f"blindai custodian agree {proposal.id} --as {DEPUTY}")
     watch = StopWatch()
-    ledger.agree(proposal.id, by=BEN)
+    ledger.agree(proposal.id, by=DEPUTY)
     answer = stage.ask_until("")
     summary.resume_ms = (answer.at - watch.started) * 1000
-    stage.say(f"[green]answered[/] again {summary.resume_ms:.0f} ms after {BEN} agreed, by the same process")
+    stage.say(f"[green]answered[/] again {summary.resume_ms:.0f} ms after {DEPUTY} agreed, by the same process")
     # The grant answers what was asked while the lease was stopped, and most of its time has gone.
     until(lambda: stage.hospital.look().soft_ms > SOFT_MS / 2 or None, "a renewal")
 
@@ -347,7 +347,7 @@ def _end(console: Console, summary: Summary) -> None:
     _show(
         console,
         "[bold]Now you[/]. The custodian, and who may decide:",
-        f"{program} custodian operator add {ANNA}",
+        f"{program} custodian operator add {LEAD}",
         f"{program} custodian serve",
     )
     _show(
@@ -356,7 +356,7 @@ def _end(console: Console, summary: Summary) -> None:
         f"{program} measure -o manifest.toml",
         f"{program} custodian lease create clinic --model {model} \\",
         f"    --model-id {MODEL_ID} --policy manifest.toml \\",
-        f"    --budget 100 --consumer {HOSPITAL}=10 --as {ANNA}",
+        f"    --budget 100 --consumer {HOSPITAL}=10 --as {LEAD}",
     )
     _show(
         console,
