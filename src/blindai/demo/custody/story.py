@@ -22,10 +22,10 @@ from blindai.demo.custody import memory
 from blindai.demo.custody.attacks import ATTACKS, Attack
 from blindai.demo.custody.processes import until
 from blindai.demo.custody.stage import (
-    LEAD,
     DEPUTY,
     HOSPITAL,
     HOSPITAL_BUDGET,
+    LEAD,
     MODEL_ID,
     SOFT_MS,
     TTL_MS,
