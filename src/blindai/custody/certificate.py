@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from blindai.custody import secret_file
+from blindai.crypto import secret_file
 from blindai.errors import ConfigurationError
 
 _FILE: Final = "operators.pem"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from platformdirs import user_data_dir
 
-from blindai.custody import migrations, secret_file
+from blindai.crypto import secret_file
+from blindai.custody import migrations
 from blindai.custody.clock import SYSTEM_LEDGER_CLOCK, LedgerClock
 from blindai.custody.keys import CustodianKeys, stored_lock
 from blindai.custody.ledger import Ledger

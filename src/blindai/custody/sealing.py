@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from blindai.crypto.secret_file import sync_folder
 from blindai.crypto.stream import KEY_BYTES, SALT_BYTES, TAG_BYTES, StreamEncryptor
 from blindai.crypto.wipe import wipe
-from blindai.custody.secret_file import sync_folder
 from blindai.errors import ConfigurationError
 from blindai.wire.sealed_model import CHUNK_BYTES, Head, SealedHeader, other_digest, other_size
 

@@ -13,7 +13,7 @@ import msgspec
 from argon2.exceptions import Argon2Error
 from argon2.low_level import Type, hash_secret_raw
 
-from blindai.custody import secret_file
+from blindai.crypto import secret_file
 from blindai.errors import ConfigurationError
 
 KEY_BYTES: Final = 32

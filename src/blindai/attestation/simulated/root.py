@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Self
@@ -24,6 +21,7 @@ from blindai.attestation.anchors import Anchor, Vendor
 from blindai.attestation.simulated import certificates
 from blindai.attestation.verifiers.certificates import SIMULATED_VENDOR, spki_sha256
 from blindai.attestation.verifiers.intel_certificates import ROOT
+from blindai.crypto import secret_file
 from blindai.errors import ConfigurationError
 
 ROOT_FILE = "intel-root.pem"  # private key and certificate together: one file is created atomically, two are not
@@ -86,7 +84,7 @@ class KeptRoot(ABC):
         path = (directory or default_directory()) / cls.file
         try:
             if make and not path.exists():
-                _create(path, cls.generate().to_pem())
+                secret_file.create(path, cls.generate().to_pem())
             return cls.from_pem(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ConfigurationError(
@@ -150,19 +148,3 @@ class SimulatedRoot(CertifiedRoot):
 def default_directory() -> Path:
     """Where this installation keeps its simulated root."""
     return Path(user_data_dir("blindai", appauthor=False)) / "simulated"
-
-
-def _create(path: Path, content: bytes) -> None:
-    """Create `path` with `content`, whole or not at all. If another process was faster, its file stays."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(draft, path)  # unlike rename, link never replaces what is there
-    finally:
-        draft.unlink()

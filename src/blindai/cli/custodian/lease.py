@@ -189,7 +189,7 @@ def _milliseconds(seconds: float | None, default: int) -> int:
 def _sealed(model: Path, target: Path, key: bytearray, *, progress: bool) -> SealedModel:
     from blindai.client.model_file import ModelBody
     from blindai.client.progress import upload_progress
-    from blindai.custody import secret_file
+    from blindai.crypto import secret_file
     from blindai.custody.sealing import seal
 
     body = ModelBody.open(model)

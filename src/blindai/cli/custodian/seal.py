@@ -69,7 +69,7 @@ def seal(
 
 def _write_key(path: Path, key: bytearray) -> None:
     """The key in hex, in a file that did not exist before."""
-    from blindai.custody import secret_file
+    from blindai.crypto import secret_file
 
     try:
         made = secret_file.create(path, key.hex().encode() + b"\n")

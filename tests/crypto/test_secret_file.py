@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blindai.custody import secret_file
+from blindai.crypto import secret_file
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
