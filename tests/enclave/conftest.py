@@ -11,7 +11,7 @@ import pytest
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engine import Engine
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from enclave_server import RunningServer, node_model
+from enclave_server import RunningServer, looping_model, node_model
 
 
 @pytest.fixture(scope="session")
@@ -23,28 +23,7 @@ def adder() -> bytes:
 @pytest.fixture(scope="session")
 def slow() -> bytes:
     """y = x after a while: a loop without end in sight; only the watchdog or the client stops it."""
-    body = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Identity", ["c_in"], ["c_out"]),
-            onnx.helper.make_node("Cos", ["v_in"], ["v_out"]),
-        ],
-        "body",
-        [
-            onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
-            onnx.helper.make_tensor_value_info("c_in", onnx.TensorProto.BOOL, []),
-            onnx.helper.make_tensor_value_info("v_in", onnx.TensorProto.FLOAT, None),
-        ],
-        [
-            onnx.helper.make_tensor_value_info("c_out", onnx.TensorProto.BOOL, []),
-            onnx.helper.make_tensor_value_info("v_out", onnx.TensorProto.FLOAT, None),
-        ],
-    )
-    return node_model(
-        onnx.helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
-        onnx.helper.make_node("Cast", ["m"], ["trips"], to=onnx.TensorProto.INT64),
-        onnx.helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body),
-        go=np.array(True),
-    )
+    return looping_model()
 
 
 @pytest.fixture

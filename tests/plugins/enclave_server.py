@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -36,6 +37,33 @@ def node_model(*nodes: onnx.NodeProto, size: int | None = None, **initializers: 
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     content: bytes = model.SerializeToString()
     return content
+
+
+def looping_model(size: int | None = None) -> bytes:
+    """y = x, after so many turns of a loop as the largest of x says."""
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["c_in"], ["c_out"]),
+            onnx.helper.make_node("Cos", ["v_in"], ["v_out"]),
+        ],
+        "body",
+        [
+            onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            onnx.helper.make_tensor_value_info("c_in", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("v_in", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            onnx.helper.make_tensor_value_info("c_out", onnx.TensorProto.BOOL, []),
+            onnx.helper.make_tensor_value_info("v_out", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    return node_model(
+        onnx.helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        onnx.helper.make_node("Cast", ["m"], ["trips"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body),
+        size=size,
+        go=np.array(True),
+    )
 
 
 def binary_request(values: NDArray[Any], name: str = "x") -> tuple[bytes, int]:

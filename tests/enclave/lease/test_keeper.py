@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import onnx
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
@@ -23,7 +21,7 @@ from blindai.enclave.model_version import ModelVersion
 from blindai.errors import BudgetExhausted, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.custody import GrantAnswer, LeaseState, Renewal, RequestState, RequestStatus
-from enclave_server import node_model
+from enclave_server import looping_model
 
 from .conftest import Borrower, FakeCustodian
 
@@ -43,29 +41,7 @@ def enclave(tmp_path: Path, adder: bytes) -> Enclave:
 @pytest.fixture
 def slow() -> bytes:
     """y = x, after so many turns as x says: a run that only a cancellation ends."""
-    body = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Identity", ["c_in"], ["c_out"]),
-            onnx.helper.make_node("Cos", ["v_in"], ["v_out"]),
-        ],
-        "body",
-        [
-            onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
-            onnx.helper.make_tensor_value_info("c_in", onnx.TensorProto.BOOL, []),
-            onnx.helper.make_tensor_value_info("v_in", onnx.TensorProto.FLOAT, None),
-        ],
-        [
-            onnx.helper.make_tensor_value_info("c_out", onnx.TensorProto.BOOL, []),
-            onnx.helper.make_tensor_value_info("v_out", onnx.TensorProto.FLOAT, None),
-        ],
-    )
-    return node_model(
-        onnx.helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
-        onnx.helper.make_node("Cast", ["m"], ["trips"], to=onnx.TensorProto.INT64),
-        onnx.helper.make_node("Loop", ["trips", "go", "x"], ["y"], body=body),
-        size=4,
-        go=np.array(True),
-    )
+    return looping_model(size=4)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
