@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -51,9 +52,14 @@ def test_every_code_of_the_server_is_listed_with_its_status() -> None:
 def test_every_setting_is_listed_with_its_default(section: type[msgspec.Struct]) -> None:
     text = page("reference/configuration.md")
     for field in msgspec.structs.fields(section):
-        row = re.search(rf"^\| `{field.name}` \| ([0-9 ]+?)( [KMG]iB)? \|", text, re.MULTILINE)
+        row = re.search(rf"^\| `{field.name}` \| ([^|]+) \|", text, re.MULTILINE)
         assert row, field.name
-        assert int(row[1].replace(" ", "")) * UNITS.get((row[2] or "").strip(), 1) == field.default, field.name
+        if quoted := re.fullmatch(r"`(.*)`", row[1]):
+            assert json.loads(quoted[1]) == json.loads(msgspec.json.encode(field.default)), field.name
+        else:
+            number = re.fullmatch(r"([0-9 ]+?)( [KMG]iB)?", row[1])
+            assert number, row[1]
+            assert int(number[1].replace(" ", "")) * UNITS.get((number[2] or "").strip(), 1) == field.default
 
 
 def test_no_setting_is_listed_that_does_not_exist() -> None:

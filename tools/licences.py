@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -17,6 +18,7 @@ PERMISSIVE = {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "
 
 # Older metadata: the text of the field `License`, or a classifier, to SPDX.
 NAMED = {
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
     "Apache License, Version 2.0": "Apache-2.0",
@@ -31,6 +33,14 @@ READ = {"jinja2": "BSD-3-Clause", "nvidia-ml-py": "BSD-3-Clause"}
 # Not permissive, but a library that is used as it comes, loaded at run time, and only by who asks for its extra.
 LIBRARIES = {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}
 
+# Packages that the locks leave out, although others ask for them.
+OVERRIDES = Path(__file__).parents[1] / "requirements" / "overrides.in"
+LEFT_OUT = frozenset(
+    canonicalize_name(Requirement(line).name)
+    for line in OVERRIDES.read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+
 
 def installed(name: str, extras: frozenset[str], seen: dict[str, set[str]]) -> None:
     """Collect into `seen` the packages on which `name[extras]` depends here, itself included."""
@@ -41,6 +51,8 @@ def installed(name: str, extras: frozenset[str], seen: dict[str, set[str]]) -> N
     known.update({"", *extras})
     for line in metadata.requires(name) or []:
         requirement = Requirement(line)
+        if canonicalize_name(requirement.name) in LEFT_OUT:
+            continue
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in known):
             installed(requirement.name, frozenset(requirement.extras), seen)
 

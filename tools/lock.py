@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
+OVERRIDES = REQUIREMENTS / "overrides.in"
 MARK = "# inputs: sha256:"
 
 # What builds the project, and npm for who has none: locked from a list of their own, requirements/NAME.in.
@@ -28,8 +29,8 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "dev": ("dev",),
     "dev-tpm": ("dev", "tpm"),
     "client": (),
-    "server": ("server",),
-    "custodian": ("server", "custodian"),
+    "server": ("server", "text"),
+    "custodian": ("server", "text", "custodian"),
     "bench": ("bench",),
     "fuzz": ("fuzz",),
     "docs": ("docs",),
@@ -48,7 +49,7 @@ def digest(name: str) -> str:
     if name in TOOLS:
         inputs: object = (REQUIREMENTS / f"{name}.in").read_text("utf-8").splitlines()
     else:
-        inputs = project()
+        inputs = [project(), OVERRIDES.read_text("utf-8").splitlines()]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,6 +66,7 @@ def compile_lock(name: str, *, upgrade: bool) -> None:
     else:
         command.append("pyproject.toml")
         command += [f"--extra={extra}" for extra in LOCKS[name]]
+        command += ["--override", f"requirements/{OVERRIDES.name}"]
         if name != "dev":
             command += ["--constraint", "requirements/dev.txt"]
     subprocess.run(command, cwd=ROOT, check=True)

@@ -7,6 +7,7 @@ variable. Address, port and log format are not part of it: they concern the host
 
 from __future__ import annotations
 
+import enum
 import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Final
@@ -41,9 +42,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_body_bytes: body of one inference request.
         max_bodies_bytes: bodies of all inference requests in flight together.
         max_model_bytes: one model with its external data.
-        model_memory_bytes: all models together; a loaded model counts twice (see `limits.COPIES_WHILE_LOADED`).
+        max_store_bytes: all models together, as they lie encrypted on the host's disk.
         max_models: model versions stored, uploads in progress included.
-        max_queued_runs: inference requests waiting for a worker; the next one is told to come back.
+        max_namespace_bytes: the models of one namespace, of `max_store_bytes`.
+        max_namespace_models: the model versions of one namespace, of `max_models`.
+        model_memory_bytes: what is in memory of all models together. Where a model would not fit, those used longest
+            ago leave memory; they come back with the next request to them.
+        model_process_bytes: memory of the process of one model, its runs included.
+        max_queued_runs: inference requests waiting for their turn; the next one is told to come back.
+        max_namespace_queued_runs: those of one namespace.
         max_header_bytes: request line and headers of one request.
         max_headers: number of headers of one request.
         max_url_bytes: target of one request.
@@ -53,9 +60,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: Size = 64 * MIB
     max_bodies_bytes: Size = 512 * MIB
     max_model_bytes: Size = 2 * GIB
+    max_store_bytes: Size = 64 * GIB
+    max_models: Count = 4096
+    max_namespace_bytes: Size = 16 * GIB
+    max_namespace_models: Count = 1024
     model_memory_bytes: Size = 6 * GIB
-    max_models: Count = 64
+    model_process_bytes: Size = 4 * GIB
     max_queued_runs: Count = 256
+    max_namespace_queued_runs: Count = 128
     max_header_bytes: Size = 16 * KIB
     max_headers: Count = 64
     max_url_bytes: Size = 1 * KIB
@@ -71,6 +83,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         write_ms: without the client reading a response that waits for it.
         idle_ms: between two requests.
         run_ms: one run of a model, before it is stopped.
+        load_ms: loading a model and trying it out, before that is given up.
         shutdown_ms: for requests in progress, once the server is told to stop.
     """
 
@@ -79,20 +92,44 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_ms: Milliseconds = 30_000
     idle_ms: Milliseconds = 75_000
     run_ms: Milliseconds = 60_000
+    load_ms: Milliseconds = 120_000
     shutdown_ms: Milliseconds = 10_000
+
+
+class Isolation(enum.StrEnum):
+    """Where a model that somebody uploaded runs."""
+
+    PROCESS = "process"
+    THREAD = "thread"
+
+
+class EngineName(enum.StrEnum):
+    """An inference engine; see `engines`."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 class Runtime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How models run.
 
     Attributes:
-        workers: inference requests that run at once, besides those fast enough to run without a hand-over.
-        threads: threads of one run.
+        isolation: `process` gives each uploaded model a confined process of its own; `thread` runs all of them in the
+            server's own, for platforms where an enclave is one process and for models that are all trusted.
+        engines: what a model may run on, the reference first. Of several, the fastest whose answers agree is kept.
+        reduced_precision: let an engine calculate with fewer bits than the model says where that is faster.
+        workers: inference requests of one namespace that run at once, besides those that run without a hand-over.
+        threads: most threads of one run.
+        max_batch: requests that are run as one where that is faster and changes no bit of any answer; 1 never does.
         inline_us: a model whose run takes less is run without a hand-over to a worker; 0 never does.
     """
 
+    isolation: Isolation = Isolation.PROCESS
+    engines: Annotated[tuple[EngineName, ...], msgspec.Meta(min_length=1, max_length=2)] = (EngineName.ONNXRUNTIME,)
+    reduced_precision: bool = False
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 2
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=64)] = 16
     inline_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 200
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blindai.enclave.model_version import Times
 from blindai.enclave.reply import Reply
@@ -20,14 +20,11 @@ from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
 from blindai.wire import v2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.engine import Cancellation
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.model_version import ModelVersion
-    from blindai.wire.tensor import Tensor
+    from blindai.enclave.runner import Charge, Runnable
 
 _HEADER_LENGTH: Final = v2.HEADER_LENGTH.encode()
 _JSON_HEADERS: Final = b"content-type: application/json\r\n"
@@ -39,26 +36,6 @@ _INLINE_PATIENCE: Final = 0.1
 
 # A run on the event loop that takes so many times what counts as quick costs its kind the privilege, for a while.
 _DISAPPOINTMENT: Final = 10
-
-
-class Runnable(Protocol):
-    """What a request is run on: a session, or what stands before one."""
-
-    def run(
-        self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = (), *, cancellation: Cancellation | None = None
-    ) -> list[Tensor]:
-        """As `engine.Session.run`."""
-
-    @property
-    def cancellation(self) -> Callable[[], Cancellation]:
-        """As `engine.Session.cancellation`."""
-
-
-class Charge(Runnable, Protocol):
-    """What one request costs somebody, reserved already: a guard before the session that notes whether it ran."""
-
-    def settle(self, *, failed: bool) -> None:
-        """The request has come to its end. Called once, on the event loop."""
 
 
 class _Job:
