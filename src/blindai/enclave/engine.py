@@ -75,13 +75,17 @@ class Session(Protocol):
     """One loaded model. Threads may run it at the same time.
 
     Attributes:
-        inputs: what a request must send, in the model's order; optional inputs are not listed.
+        inputs: what a request must send, in the model's order.
+        optional: what it may send too, in place of a value that the model has.
         outputs: what it may ask for, in the model's order.
         memory: estimate of the bytes it holds: the model and its external data.
     """
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def optional(self) -> tuple[TensorSpec, ...]: ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...

@@ -31,7 +31,7 @@ class Switch:
 class Session:
     """As `engine.Session`: does what it is told, and fails as it is told."""
 
-    inputs = outputs = ()
+    inputs = optional = outputs = ()
     memory = 0
 
     def __init__(self, act: Callable[[Switch], None] = lambda _: None) -> None:

@@ -176,7 +176,8 @@ class OnnxRuntimeSession:
         self.outputs = tuple(_specs("output", session.get_outputs(), file.outputs))
         self.memory = memory
         optional = [value for value in session.get_overridable_initializers() if value.type in _DATATYPES]
-        accepted = (*self.inputs, *_specs("input", optional, file.inputs, required=False))
+        self.optional = tuple(_specs("input", optional, file.inputs, required=False))
+        accepted = (*self.inputs, *self.optional)
         self._signature = Signature(accepted, self.outputs)
         self._session = session
         self._bfloat16 = frozenset(spec.name for spec in self.outputs if spec.datatype == "BF16")
