@@ -67,14 +67,16 @@ class Runner(Protocol):
 
     Attributes:
         description: what it is.
-        lanes: runs that it can do at once; whoever schedules starts no more.
+        lanes: runs that it can do at once, now; whoever schedules starts no more.
         memory: bytes that it holds now. It may differ from `description.memory` after a run.
         ended: done when it can run nothing any more, whoever wanted that; its result is why, as a code.
     """
 
     description: Description
-    lanes: int
     ended: asyncio.Future[str]
+
+    @property
+    def lanes(self) -> int: ...
 
     @property
     def memory(self) -> int: ...
