@@ -1,0 +1,3 @@
+from blindai.enclave.text.session import TextSession, open_text
+
+__all__ = ["TextSession", "open_text"]
