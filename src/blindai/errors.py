@@ -105,6 +105,37 @@ class CustodianError(BlindAIError):
         self.step = step
 
 
+class ReceiptError(BlindAIError):
+    """A receipt does not prove what it is for: it, or what was sent or answered, is not what was signed.
+
+    Attributes:
+        check: the human name of the check that refused.
+        expected, got: what was required and what was seen.
+    """
+
+    default_code = "receipt.refused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        check: str = "",
+        expected: str = "",
+        got: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.check = check
+        self.expected = expected
+        self.got = got
+
+    def __str__(self) -> str:
+        rows = [("check", self.check), ("expected", self.expected), ("got", self.got), ("next", self.hint)]
+        lines = [f"  {label:<9} {text}" for label, text in rows if text]
+        return "\n".join([self.message, *lines, f"  code      {self.code}"])
+
+
 class ConfigurationError(BlindAIError):
     """A file, flag or setting of this side is wrong; nothing was contacted."""
 

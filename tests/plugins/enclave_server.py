@@ -181,6 +181,7 @@ class RunningServer:
         self._stop: asyncio.Event
         self._ready = threading.Event()
         self._engine = engine
+        self._end = end
         self._calling = calling
         self._simulated = simulated
         self._thread = threading.Thread(target=lambda: run(self._main()), daemon=True)
@@ -190,7 +191,7 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.application = Application(self.config, self._engine, end=self._calling)
+        self.application = Application(self.config, self._engine, end=self._calling, signer=self._end)
         await serve(
             self.application,
             config=self.config,

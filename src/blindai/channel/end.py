@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -80,12 +81,24 @@ class AttestedEnd:
         """
         self._prover = Prover(Role.SERVER, attester, config, devices)
         self._clock = clock
+        # Of all keys that a connection still has: with the last one its keyset is gone.
+        self._identities: WeakValueDictionary[str, Identity] = WeakValueDictionary()
         self._identity = self._new_identity()
         self._renewing = False
 
     @property
     def simulated(self) -> bool:
         return self._prover.simulated
+
+    @property
+    def config_digest(self) -> str:
+        """Of the measured configuration, in hex."""
+        return self._prover.config_digest
+
+    def receipt_keyset(self, digest: str | None) -> PrivateKeyset | None:
+        """The keyset of this digest while a connection of it is open; the present one for None. From any thread."""
+        identity = self._identity if digest is None else self._identities.get(digest)
+        return None if identity is None else identity.keyset
 
     def identity(self) -> Identity:
         """The keys for a new connection. They change at half their lifetime: no client meets expired ones.
@@ -172,7 +185,9 @@ class AttestedEnd:
         evidence = self._prover.attester.attest(hashlib.sha512(hint).digest())
         # Endorsements stay out: every handshake carries the certificate, and tools fetch their own.
         certificate = keyset.certificate(cmw_record(CMW_MEDIA_TYPE, evidence.bare().encode()))
-        return Identity(keyset, server_context(keyset.tls_key, certificate))
+        identity = Identity(keyset, server_context(keyset.tls_key, certificate))
+        self._identities[keyset.digest] = identity
+        return identity
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now(), UTC)

@@ -56,7 +56,7 @@ class Prover:
         self._role = role
         self._devices = devices
         self._activating = attester if isinstance(attester, ActivatingAttester) else None
-        self._config_digest = config_digest(config)
+        self.config_digest = config_digest(config)
 
     @property
     def simulated(self) -> bool:
@@ -97,7 +97,7 @@ class Prover:
             spki_sha256=keyset.public.tls_spki_sha256,
             keyset_digest=keyset.digest,
             devices_digest=NO_DEVICES,
-            config_digest=self._config_digest,
+            config_digest=self.config_digest,
         )
 
     def prove(self, statement: Statement) -> Proof:

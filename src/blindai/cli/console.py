@@ -27,6 +27,7 @@ from blindai.errors import (
     ModelNotFound,
     PermissionDenied,
     QuotaExceeded,
+    ReceiptError,
     Unavailable,
     harmless,
 )
@@ -64,6 +65,7 @@ _EXIT_CODES: dict[type[BlindAIError], ExitCode] = {
     ModelNotFound: ExitCode.NOT_FOUND,
     PermissionDenied: ExitCode.DENIED,
     QuotaExceeded: ExitCode.LIMIT,
+    ReceiptError: ExitCode.ATTESTATION,
     Unavailable: ExitCode.UNAVAILABLE,
 }
 
@@ -121,4 +123,6 @@ def error_fields(error: BlindAIError) -> dict[str, Any]:
             "got": error.got,
             "likely": error.likely,
         }
+    if isinstance(error, ReceiptError):
+        fields |= {"check": error.check, "expected": error.expected, "got": error.got}
     return {name: value for name, value in fields.items() if value}

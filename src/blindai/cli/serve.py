@@ -134,7 +134,7 @@ async def _serve(
 
     protocols = AttestedProtocols(end)
     engine = OnnxRuntimeEngine(threads=config.runtime.threads)
-    application = Application(config, engine, end=calling, sealed_model=sealed_model)
+    application = Application(config, engine, end=calling, sealed_model=sealed_model, signer=end)
     try:
         await serve_application(
             application,

@@ -19,6 +19,7 @@ from blindai.enclave.limits import MAX_CACHED_ROUTES, Budget
 from blindai.enclave.metrics import Metrics
 from blindai.enclave.model_id import RULE, parse_model_id, parse_version
 from blindai.enclave.model_version import not_found
+from blindai.enclave.receipts import Receipts
 from blindai.enclave.reply import problem_headers
 from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine
     from blindai.enclave.exchange import Handler
+    from blindai.enclave.receipts import Signer
+    from blindai.wire.custody import Grant
 
 _MODEL: Final = "/v2/models/{namespace}/{name}"
 _STORED: Final = "/v2/repository/models/{namespace}/{name}"
@@ -91,6 +94,7 @@ class Application:
         engine: what runs models.
         end: attests this enclave to the custodian; needed where the configuration names one.
         sealed_model: the file of the model on loan; without it the custodian is asked for the model itself.
+        signer: attests this enclave to clients, and signs receipts for them; without it there are none.
 
     Attributes:
         repository: the models.
@@ -106,11 +110,12 @@ class Application:
         *,
         end: CallingEnd | None = None,
         sealed_model: Path | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.config = config
         self.repository = Repository(engine, config.limits)
         self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
-        self._inference = Inference(config)
+        self._inference = Inference(config, Receipts(signer, grant=self._grant))
         self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
         self._inference.count_in(self.metrics)
         self.lease = None
@@ -167,6 +172,9 @@ class Application:
                 handler = partial(self._inference.infer, self.repository.resolve(model_id, number))
             self._handlers[path] = handler
         return handler
+
+    def _grant(self) -> Grant | None:
+        return None if self.lease is None else self.lease.terms.grant
 
     def refused(self, error: BlindAIError) -> None:
         """As `exchange.Application.refused`."""

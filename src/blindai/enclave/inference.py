@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.model_version import ModelVersion
+    from blindai.enclave.receipts import Receipts
     from blindai.enclave.runner import Charge, Runnable
 
 _HEADER_LENGTH: Final = v2.HEADER_LENGTH.encode()
@@ -79,9 +80,11 @@ class Inference:
 
     Args:
         config: workers, queue, and what counts as quick.
+        receipts: signs those that requests ask for.
     """
 
-    def __init__(self, config: EnclaveConfig) -> None:
+    def __init__(self, config: EnclaveConfig, receipts: Receipts) -> None:
+        self._receipts = receipts
         self._inline_ns = config.runtime.inline_us * 1000
         self._workers = config.runtime.workers
         self._most = config.runtime.workers + config.limits.max_queued_runs
@@ -182,6 +185,7 @@ class Inference:
     def _run(self, job: _Job, submitted: int, patience: float) -> _Ran:
         started = time.perf_counter_ns()
         request = v2.decode_request(job.body, job.header_length, limits=self._limits)
+        receipt = self._receipts.wanted(request.parameters)
         decoded = time.perf_counter_ns()
         cancellation = job.session.cancellation()
         self._watchdog.watch(cancellation, patience)
@@ -197,6 +201,7 @@ class Inference:
             model_name=job.version.model_name,
             model_version=job.version.number,
             id=request.id,
+            parameters=receipt and self._receipts.signed(receipt, job.version, request.inputs, outputs),
             binary=request.binary,
         )
         headers = _JSON_HEADERS if json_length is None else _BINARY_HEADERS % json_length

@@ -24,6 +24,7 @@ from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.inference import Inference
 from blindai.enclave.lease.keeper import Keeper
 from blindai.enclave.lease.model import LoanedModel
+from blindai.enclave.receipts import Receipts
 from blindai.enclave.reply import Reply
 from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidInput, LeaseStopped, Unavailable
@@ -327,7 +328,7 @@ class Borrower:
             model_id="acme/lent",
         )
         self.repository = Repository(OnnxRuntimeEngine(), self.config.limits)
-        self.inference = Inference(self.config)
+        self.inference = Inference(self.config, Receipts(None, grant=lambda: None))
         self.refused: list[str] = []
         self.model = LoanedModel(custody, self.repository, self.inference, connect=custodian.connect, path=path)
         self.keeper = Keeper(

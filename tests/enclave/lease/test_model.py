@@ -15,6 +15,7 @@ from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.inference import Inference
 from blindai.enclave.lease.model import LoanedModel
 from blindai.enclave.model_version import State
+from blindai.enclave.receipts import Receipts
 from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidModel, Unavailable
 from blindai.wire import custody as wire
@@ -61,7 +62,7 @@ class Loan:
         self.shelf = Shelf(self.path.read_bytes())
         config = EnclaveConfig()
         self.repository = Repository(OnnxRuntimeEngine(), config.limits)
-        self.inference = Inference(config)
+        self.inference = Inference(config, Receipts(None, grant=lambda: None))
         self.custody = Custody(address="x:1", public_key="ab" * 32, lease=LEASE, model_id="acme/lent")
 
     def model(self, path: Path | None) -> LoanedModel:
