@@ -13,6 +13,8 @@ from blindai.attestation.result import AttestationResult, Mode
 from blindai.channel import gate
 from blindai.channel.activation import Challenge
 from blindai.channel.binding import unbound
+from blindai.channel.conversation import Conversation
+from blindai.channel.duplex import Duplex
 from blindai.channel.flow import Flow
 from blindai.channel.http1 import Answer
 from blindai.channel.live import UNREADABLE, live_statement, live_transcript, opened_checks, require_protocol
@@ -99,6 +101,35 @@ class AttestedChannel(OpenedConnection):
                 head, body, max_answer_bytes=max_answer_bytes, expect_continue=expect_continue
             )
         )
+
+    def converse(self, method: str) -> Conversation:
+        """Begin an exchange whose request and answer come in parts. It must end before the next begins.
+
+        Raises:
+            AttestationError: the verdict has expired; nothing was sent.
+            Unavailable: `unavailable.closed`, the connection has ended.
+        """
+
+        def sent(size: int) -> None:
+            self.application_bytes_sent += size
+
+        def done(usable: bool) -> None:  # noqa: FBT001 - called back with one argument
+            self._usable = usable
+
+        return Conversation(self.duplex(), self.address, to_head=method == "HEAD", sent=sent, done=done)
+
+    def duplex(self) -> Duplex:
+        """Take the connection over: no `exchange` is possible on it from here on.
+
+        Raises:
+            AttestationError: the verdict has expired.
+            Unavailable: `unavailable.closed`, the connection has ended.
+        """
+        self.result.require_valid(self._party.now())
+        if not self._usable:
+            raise Unavailable(f"the connection to {self.address} has ended", code="unavailable.closed")
+        self._usable = False
+        return Duplex(self._pipe, self.address)
 
     # The steps.
 
