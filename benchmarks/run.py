@@ -19,6 +19,7 @@ import sealing
 import serving
 import verifying
 from machine import LEAST_SCALING, Placement, describe, spin_scaling
+from peer import KSERVE, MLSERVER
 from processes import enclave
 from report import markdown, raw
 from timing import FULL, QUICK
@@ -48,7 +49,10 @@ def main() -> int:
     with enclave() as server:
         # First, while the code on disk is what the server measured: new interpreters hold it to that.
         importing = client.measure_cost(effort, server)
-        tables = [serving.measure(effort, server, placement, peers=not options.no_peers) for placement in Placement]
+        tables = [
+            serving.measure(effort, server, placement, peers=() if options.no_peers else (MLSERVER, KSERVE))
+            for placement in Placement
+        ]
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
         tables += [importing, verifying.measure(effort), verifying.measure_hostile(effort)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from machine import Placement
-from peer import PEERS, Peer, grpc_lane
+from peer import PEERS, V2_BINARY, Peer, grpc_lane
 from processes import Server, enclave, placed, script
 from rawclient import RawClient
 from report import Goal, Table
@@ -29,15 +29,16 @@ METHOD = (
     " the p50 of `InferenceSession.run` in the client's process, in microseconds. The HTTP client is a socket of"
     " Python's `ssl` (or a plain one) that writes a prepared request and does not parse the answer; to the enclave it"
     " opens the gate first. The gRPC client sends a request that was encoded beforehand. Peers run without TLS, without"
-    " access logs and metrics, with the model on their event loop. MLServer takes binary tensors by gRPC only."
+    " access logs and metrics, with the model on their event loop. Only KServe and"
+    " Triton take binary tensors over HTTP, MLServer by gRPC."
 )
 
 # JSON of this many numbers takes a second or so for each request.
 _LARGEST_JSON = 150_000
 
 
-def measure(effort: Effort, ours: Server, placement: Placement, *, peers: bool = True) -> Table:
-    """Install the peers where wanted, start what `ours` is compared with, and measure."""
+def measure(effort: Effort, ours: Server, placement: Placement, *, peers: Sequence[Peer] = PEERS) -> Table:
+    """Install the peers, start what `ours` is compared with, and measure."""
     notes = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -48,13 +49,13 @@ def measure(effort: Effort, ours: Server, placement: Placement, *, peers: bool =
             UVICORN: stack.enter_context(script("plain_server.py", "--no-tls")),
         }
         running: list[tuple[Peer, Server]] = []
-        for peer in PEERS if peers else ():
+        for peer in peers:
             reason = peer.install()
             if reason:
                 notes.append(f"{peer.name} could not be installed here: {reason}")
                 continue
             try:
-                running.append((peer, stack.enter_context(peer.serve(path))))
+                running.append((peer, stack.enter_context(peer.serve(path, SIZES[0].values()))))
             except RuntimeError as error:
                 notes.append(f"{peer.name} could not be run here: {error}")
         servers = Servers(folder, ours, plain, running)
@@ -91,13 +92,14 @@ def _run(size: Size, effort: Effort, servers: Servers) -> Run:
         tensor = servers.folder / "tensor.bin"
         tensor.write_bytes(values.tobytes())
         for peer, server in servers.peers:
-            if peer.binary or size.elements <= _LARGEST_JSON:
+            form = peer.form(long=False)
+            if form is not None and (form.body is V2_BINARY or size.elements <= _LARGEST_JSON):
                 client = RawClient(server.port, tls=False)
                 stack.callback(client.close)
-                request = http_request(size, "/v2/models/tiny/infer", binary=peer.binary)
-                form = "binary" if peer.binary else "JSON"
-                lanes.append(Repeated(f"{peer.name}, REST {form}, no TLS", partial(client.exchange, request)))
-            lanes.append(grpc_lane(stack, f"{peer.name}, gRPC, no TLS", peer, server, tensor))
+                request = form.request("x", values)
+                lanes.append(Repeated(f"{peer.name}, {form.label}, no TLS", partial(client.exchange, request)))
+            if peer.stubs:
+                lanes.append(grpc_lane(stack, f"{peer.name}, gRPC, no TLS", peer, server, tensor))
         return interleave(lanes, effort)
 
 
@@ -149,5 +151,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with enclave() as server:
         for placement in Placement:
-            table = measure(QUICK if options.quick else FULL, server, placement, peers=not options.no_peers)
+            table = measure(
+                QUICK if options.quick else FULL, server, placement, peers=() if options.no_peers else PEERS
+            )
             print(table.markdown())
