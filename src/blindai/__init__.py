@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from blindai.client.async_connection import AsyncConnection
     from blindai.client.connection import Connection, connect
     from blindai.client.prediction import Output, Prediction
+    from blindai.client.receipt import Receipt
     from blindai.errors import (
         AttestationError,
         AuthenticationError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         PermissionDenied,
         QuotaExceeded,
+        ReceiptError,
         Unavailable,
     )
 
@@ -44,6 +46,7 @@ _HOMES = {
     "blindai.client.async_connection": ("AsyncConnection",),
     "blindai.client.connection": ("Connection", "connect"),
     "blindai.client.prediction": ("Output", "Prediction"),
+    "blindai.client.receipt": ("Receipt",),
     "blindai.errors": (
         "AttestationError",
         "AuthenticationError",
@@ -57,6 +60,7 @@ _HOMES = {
         "ModelNotFound",
         "PermissionDenied",
         "QuotaExceeded",
+        "ReceiptError",
         "Unavailable",
     ),
 }
@@ -81,6 +85,8 @@ __all__ = [
     "Policy",
     "Prediction",
     "QuotaExceeded",
+    "Receipt",
+    "ReceiptError",
     "Unavailable",
     "__version__",
     "connect",

@@ -306,8 +306,9 @@ class TestVerdict:
         victim.attest(enclave.address)
         party = victim.party(enclave.address)
         assert party.remembered is not None
-        broken = msgspec.structs.replace(party.remembered.keyset, proof_key="no hex")
-        party.remembered = msgspec.structs.replace(party.remembered, keyset=broken)
+        broken = msgspec.structs.replace(party.remembered.transcript.keyset, proof_key="no hex")
+        transcript = msgspec.structs.replace(party.remembered.transcript, keyset=broken)
+        party.remembered = msgspec.structs.replace(party.remembered, transcript=transcript)
         with pytest.raises(AttestationError) as caught:
             victim.attest(enclave.address)
         assert caught.value.code == "binding.proof"

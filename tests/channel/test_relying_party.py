@@ -41,7 +41,7 @@ def test_the_clock_that_shows_more_time_counts(
     assert verified is not None
     clocks = TwoClocks(verified.verified_at)
     party = RelyingParty(enclave.address, policy, clock=clocks)
-    party.remember(verified.keyset, verified.config_digest, verified.devices_digest, verified.result)
+    party.remember(verified.transcript, verified.result)
     clocks.wall += wall
     clocks.steady += steady
     assert (party.recall() is not None) is kept

@@ -41,6 +41,18 @@ class AttestedChannel(OpenedConnection):
         self._party = party
         self._result: AttestationResult | None = None
         self.transcript: Transcript | None = None
+        self._vouching: Transcript | None = None
+
+    @property
+    def vouching(self) -> Transcript:
+        """Of the fresh gate in which the keys of this connection were attested: its own, or an earlier one.
+
+        Raises:
+            AttestationError: `channel.not_open`, before `open()` has ended well.
+        """
+        if self._vouching is None:
+            raise _not_open()
+        return self._vouching
 
     @property
     def result(self) -> AttestationResult:
@@ -50,7 +62,7 @@ class AttestedChannel(OpenedConnection):
             AttestationError: `channel.not_open`, before `open()` has ended well.
         """
         if self._result is None:
-            raise AttestationError("the peer is not attested yet", code="channel.not_open", step="channel")
+            raise _not_open()
         return self._result
 
     def open(self, *, resume: bool = True) -> Flow[AttestationResult]:
@@ -185,8 +197,8 @@ class AttestedChannel(OpenedConnection):
         except UNREADABLE as error:
             raise self._not_attested(f"an answer that cannot be parsed: {error}") from error
         result = self.transcript.appraise(self._party.policy, now=now, checks=opened_checks(self._pipe))
-        own = self.transcript.statement
-        self._party.remember(fresh.keyset, own.config_digest, own.devices_digest, result)
+        self._party.remember(self.transcript, result)
+        self._vouching = self.transcript
         return result
 
     def _challenge(self, answer: Answer) -> Challenge | None:
@@ -203,13 +215,14 @@ class AttestedChannel(OpenedConnection):
         """None when the enclave has other keys now: then only a fresh gate will do."""
         nonce = os.urandom(NONCE_LENGTH)
         keyset_digest = kept.result.keyset_digest
+        devices_digest = kept.transcript.statement.devices_digest
         answer = yield from self._ask_gate(
             gate.GateRequest(
                 v=VERSION,
                 mode=Mode.RESUMED,
                 nonce=nonce.hex(),
                 keyset_digest=keyset_digest,
-                devices_digest=None if kept.devices_digest == NO_DEVICES else kept.devices_digest,
+                devices_digest=None if devices_digest == NO_DEVICES else devices_digest,
             )
         )
         if answer.status == 409:
@@ -227,11 +240,11 @@ class AttestedChannel(OpenedConnection):
             Role.SERVER,
             nonce,
             keyset_digest=keyset_digest,
-            config=kept.config_digest,
-            devices=kept.devices_digest,
+            config=kept.transcript.statement.config_digest,
+            devices=devices_digest,
         )
         try:
-            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(kept.keyset.proof_key))
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(kept.transcript.keyset.proof_key))
             key.verify(bytes.fromhex(resumed.signature), own.resume_message)
         except (InvalidSignature, ValueError) as error:
             self._party.remembered = None
@@ -243,4 +256,9 @@ class AttestedChannel(OpenedConnection):
                 got="a signature that does not verify for this connection",
                 likely="a relay sits in between, or an answer was replayed",
             ) from error
+        self._vouching = kept.transcript
         return msgspec.structs.replace(kept.result, mode=Mode.RESUMED)
+
+
+def _not_open() -> AttestationError:
+    return AttestationError("the peer is not attested yet", code="channel.not_open", step="channel")

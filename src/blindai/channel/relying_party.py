@@ -9,19 +9,24 @@ import msgspec
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import AttestationResult
 from blindai.channel.clock import SYSTEM_CLOCK, Clock
-from blindai.channel.keyset import Keyset
 from blindai.channel.tls import client_context
+from blindai.channel.transcript import Transcript
 
 
 class RememberedKeyset(msgspec.Struct, frozen=True):
-    """A keyset whose evidence was verified in full, and when."""
+    """A keyset whose evidence was verified in full, and when.
 
-    keyset: Keyset
-    config_digest: str
-    devices_digest: str
+    Attributes:
+        transcript: of the fresh gate in which that was done.
+        result: its verdict.
+        verified_at: seconds since the epoch.
+        verified_at_monotonic: seconds of the monotonic clock.
+    """
+
+    transcript: Transcript
     result: AttestationResult
-    verified_at: float  # seconds since the epoch
-    verified_at_monotonic: float  # monotonic seconds
+    verified_at: float
+    verified_at_monotonic: float
 
 
 class RelyingParty:
@@ -50,8 +55,6 @@ class RelyingParty:
             return None
         return kept
 
-    def remember(self, keyset: Keyset, config_digest: str, devices_digest: str, result: AttestationResult) -> None:
+    def remember(self, transcript: Transcript, result: AttestationResult) -> None:
         """Keep a keyset whose evidence was verified in full just now."""
-        self.remembered = RememberedKeyset(
-            keyset, config_digest, devices_digest, result, self.clock.now(), self.clock.monotonic()
-        )
+        self.remembered = RememberedKeyset(transcript, result, self.clock.now(), self.clock.monotonic())

@@ -137,29 +137,34 @@ class SavedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return msgspec.structs.replace(self, gate=gate)
 
     def write(self, path: Path) -> None:
-        """Write a new file, whole or not at all. A file that exists is left alone: it may be evidence of another day.
+        """As `write_new`."""
+        write_new(path, self.encode())
 
-        Raises:
-            ConfigurationError: `configuration.save_exists`, `configuration.save`.
-        """
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new file, whole or not at all. A file that exists is left alone: it may be evidence of another day.
+
+    Raises:
+        ConfigurationError: `configuration.save_exists`, `configuration.save`.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        # Taking the name first means that nobody else's file is ever replaced.
+        with path.open("xb"):
+            pass
         try:
-            # Taking the name first means that nobody else's file is ever replaced.
-            with path.open("xb"):
-                pass
-            try:
-                beside.write_bytes(self.encode())
-                beside.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    beside.unlink(missing_ok=True)
-                    path.unlink()
-                raise
-        except FileExistsError as error:
-            raise already_there(path) from error
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            message = f"the evidence cannot be written to {os.fspath(path)!r}: {error}"
-            raise ConfigurationError(message, code="configuration.save") from error
+            beside.write_bytes(data)
+            beside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+                path.unlink()
+            raise
+    except FileExistsError as error:
+        raise already_there(path) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        message = f"the evidence cannot be written to {os.fspath(path)!r}: {error}"
+        raise ConfigurationError(message, code="configuration.save") from error
 
 
 def already_there(path: Path) -> ConfigurationError:

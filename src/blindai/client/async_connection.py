@@ -64,10 +64,11 @@ class AsyncConnection(Session):
         binary: bool = True,
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
         wait_for_budget: float | None = None,
+        sign: bool = False,
     ) -> Prediction:
         """See `Connection`."""
         model = await self._model(model_id, version)
-        call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary)
+        call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary, sign=sign)
         try:
             if wait_for_budget is None:
                 return await self._run(call)
@@ -166,18 +167,20 @@ class AsyncConnection(Session):
             sent_before = link.channel.application_bytes_sent
             try:
                 try:
-                    answer = await link.stream.run(link.exchange(call), seconds=seconds)
+                    sending = call.on(link.channel)
+                    answer = await link.stream.run(link.exchange(sending), seconds=seconds)
                 except Unavailable:
                     link.stream.close()
                     if not self._may_retry(link, sent_before):
                         raise
                     link = await self._open()
-                    answer = await link.stream.run(link.exchange(call), seconds=seconds)
+                    sending = call.on(link.channel)
+                    answer = await link.stream.run(link.exchange(sending), seconds=seconds)
             except BaseException:
                 link.stream.close()
                 raise
             self._give_back(link)
-        return call.read(answer, link.channel.result)
+        return sending.read(answer, link.channel.result)
 
     async def _take(self) -> Link:
         while self._idle:

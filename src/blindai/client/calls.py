@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -29,6 +30,10 @@ from blindai.wire.metadata import (
 from blindai.wire.problems import error_from
 from blindai.wire.tensor import Tensor
 
+if TYPE_CHECKING:
+    from blindai.channel.client import AttestedChannel
+    from blindai.client.receipt import ReceiptRequest
+
 T = TypeVar("T")
 
 # Metadata, indices and errors. A model with the most inputs the protocol takes describes itself in far less.
@@ -47,6 +52,11 @@ class Call(Generic[T]):
     parse: Callable[[Answer, AttestationResult], T]
     max_answer_bytes: int = MAX_MESSAGE_BYTES
     expect_continue: bool = False
+    bind: Callable[[AttestedChannel], Call[T]] | None = None
+
+    def on(self, channel: AttestedChannel) -> Call[T]:
+        """This call for one connection: a receipt is asked for by the keys that were attested there."""
+        return self if self.bind is None else self.bind(channel)
 
     def read(self, answer: Answer, result: AttestationResult) -> T:
         """The value of `answer`.
@@ -124,10 +134,13 @@ class Calls:
         outputs: Sequence[str] | None = None,
         binary: bool = True,
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
+        receipt: ReceiptRequest | None = None,
     ) -> Call[Prediction]:
-        buffers, header_length = v2.encode_request(inputs, outputs, binary=binary)
+        parameters = None if receipt is None else receipt.parameters
+        buffers, header_length = v2.encode_request(inputs, outputs, binary=binary, parameters=parameters)
         head = self._infer_head(model_id, version, sum(map(len, buffers)), header_length)
-        return Call(head, buffers, _prediction, max_answer_bytes)
+        parse = _prediction if receipt is None else partial(_prediction, receipt=receipt)
+        return Call(head, buffers, parse, max_answer_bytes)
 
     def _infer_head(self, model_id: str, version: str | None, length: int, header_length: int | None) -> bytes:
         """The head of an inference request. Most follow one of the same model and size, so the last is kept."""
@@ -208,14 +221,15 @@ def _nothing(_answer: Answer, _result: AttestationResult) -> None:
     return None
 
 
-def _prediction(answer: Answer, result: AttestationResult) -> Prediction:
+def _prediction(answer: Answer, result: AttestationResult, receipt: ReceiptRequest | None = None) -> Prediction:
     try:
         header_length = v2.parse_header_length(answer.headers.get(v2.HEADER_LENGTH))
         response = v2.decode_response(answer.body, header_length)
     except InvalidInput as error:
         # The fault is the server's, not the caller's.
         raise _unreadable(error.message) from error
-    return Prediction(response, attestation=result)
+    signed = None if receipt is None else receipt.answered(response)
+    return Prediction(response, attestation=result, receipt=signed)
 
 
 def _unreadable(reason: str) -> Unavailable:

@@ -76,6 +76,7 @@ class Connection(Session):
         binary: bool = True,
         max_answer_bytes: int = MAX_PREDICTION_BYTES,
         wait_for_budget: float | None = None,
+        sign: bool = False,
     ) -> Prediction:
         """Run a model.
 
@@ -88,14 +89,16 @@ class Connection(Session):
             max_answer_bytes: refuse a longer answer.
             wait_for_budget: for a model on loan whose budget is used up: seconds to wait until its custodian has given
                 more; without it the call is refused at once.
+            sign: have the enclave sign a receipt; it is verified before this returns, and stands in `.receipt`.
 
         Raises:
             InvalidInput, ModelNotFound, QuotaExceeded, Unavailable, AttestationError: as they say.
             BudgetExhausted: the budget is used up and the custodian has not given more in time, or has denied it.
+            ReceiptError: `receipt.*`, what came is not what the enclave signed, or it signed nothing.
             LeaseStopped, LeaseExpired: the custodian of a model on loan has stopped it; the enclave cannot reach them.
         """
         model = self._model(model_id, version)
-        call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary)
+        call = self._infer(model, inputs, version, outputs, max_answer_bytes, binary=binary, sign=sign)
         try:
             return self._run(call) if wait_for_budget is None else self._run_patiently(model_id, call, wait_for_budget)
         except (InvalidInput, ModelNotFound):
@@ -217,18 +220,20 @@ class Connection(Session):
         sent_before = link.channel.application_bytes_sent
         try:
             try:
-                answer = link.stream.run(link.exchange(call), seconds=seconds)
+                sending = call.on(link.channel)
+                answer = link.stream.run(link.exchange(sending), seconds=seconds)
             except Unavailable:
                 link.stream.close()
                 if not self._may_retry(link, sent_before):
                     raise
                 link = self._open()
-                answer = link.stream.run(link.exchange(call), seconds=seconds)
+                sending = call.on(link.channel)
+                answer = link.stream.run(link.exchange(sending), seconds=seconds)
         except BaseException:
             link.stream.close()
             raise
         self._give_back(link)
-        return call.read(answer, link.channel.result)
+        return sending.read(answer, link.channel.result)
 
     def _take(self) -> Link:
         while True:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from blindai.client.receipt import Receipt
+
 
 class Output:
     """One output of a model.
@@ -102,15 +104,23 @@ class Prediction:
         version: its version; empty where the server did not say.
         output: the outputs, in the order asked for, else the model's.
         attestation: the verdict on the enclave that answered; None where the answer did not come from a connection.
+        receipt: the enclave's signed word on this prediction, verified; None unless it was asked for.
     """
 
-    __slots__ = ("attestation", "model", "output", "version")
+    __slots__ = ("attestation", "model", "output", "receipt", "version")
 
-    def __init__(self, response: InferResponse, *, attestation: AttestationResult | None = None) -> None:
+    def __init__(
+        self,
+        response: InferResponse,
+        *,
+        attestation: AttestationResult | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
         self.model = response.model_name
         self.version = response.model_version
         self.output: tuple[Output, ...] = tuple(map(Output, response.outputs))
         self.attestation = attestation
+        self.receipt = receipt
 
     def __getitem__(self, name: str) -> Output:
         """The output called `name`.

@@ -6,7 +6,8 @@ import logging
 import os
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from blindai.attestation.measure.local import local_policy
@@ -22,6 +23,7 @@ from blindai.client.calls import Call, Calls
 from blindai.client.inputs import to_tensors
 from blindai.client.prediction import Prediction
 from blindai.client.profile import Address, resolve_address, resolve_policy
+from blindai.client.receipt import ReceiptRequest
 from blindai.errors import AttestationError, ConfigurationError, Unavailable
 from blindai.wire.metadata import ModelMetadata
 
@@ -145,15 +147,35 @@ class Session:
         max_answer_bytes: int,
         *,
         binary: bool,
+        sign: bool,
     ) -> Call[Prediction]:
-        return self._calls.infer(
+        tensors = to_tensors(inputs, model.inputs)
+        call = partial(
+            self._calls.infer,
             model.name,
-            to_tensors(inputs, model.inputs),
+            tensors,
             version=version,
             outputs=outputs,
             binary=binary,
             max_answer_bytes=max_answer_bytes,
         )
+        if not sign:
+            return call()
+
+        def signed(channel: AttestedChannel) -> Call[Prediction]:
+            return call(
+                receipt=ReceiptRequest.on(
+                    channel.vouching,
+                    channel.result,
+                    address=self.address,
+                    now=self._party.now(),
+                    model=model.name,
+                    version=version,
+                    sent=tensors,
+                )
+            )
+
+        return replace(call(), bind=signed)
 
     def _forget(self, model_id: str) -> None:
         for known in list(self._models):  # a copy: other threads add to it

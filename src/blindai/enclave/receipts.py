@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from blindai.errors import InvalidInput, Unavailable
 from blindai.wire import receipt as wire
-from blindai.wire.receipt import ReceiptBody, SignedReceipt, tensors_digest
+from blindai.wire.receipt import ReceiptBody, SignedReceipt, TensorDigest, tensors_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -108,9 +108,9 @@ class Receipts:
             v=wire.VERSION,
             model=version.model_name,
             version=version.number,
-            model_digest=version.content.sha256,
-            input_digest=tensors_digest(inputs),
-            output_digest=tensors_digest(outputs),
+            model_digest=version.sha256,
+            input_digest=tensors_digest(map(TensorDigest.of, inputs)),
+            output_digest=tensors_digest(map(TensorDigest.of, outputs)),
             nonce=wanted.nonce,
             keyset_digest=wanted.keyset.digest,
             config_digest=self._signer.config_digest,

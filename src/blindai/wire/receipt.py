@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -111,25 +112,47 @@ class SignedReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _decoder.decode(text)
 
 
-def tensors_digest(tensors: Iterable[Tensor]) -> str:
-    """The digest of named tensors, in whatever order and form they travelled.
+class TensorDigest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor without its values.
 
-    Of each tensor, sorted by its name in UTF-8: that name in hex, datatype, shape, and the SHA-256 of its elements in
-    the binary form of the V2 protocol (`wire.tensor.to_binary`).
+    Attributes:
+        name, datatype, shape: as in the V2 protocol.
+        sha256: of the elements in binary form (`wire.tensor.to_binary`), in hex.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    sha256: Hex32
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorDigest:
+        """Digest a tensor.
+
+        Raises:
+            InvalidInput: `input.datatype`, `input.value`; its array is not what its datatype says.
+        """
+        return cls(tensor.name, tensor.datatype, tensor.shape, hashlib.sha256(to_binary(tensor)).hexdigest())
+
+
+def tensors_digest(tensors: Iterable[TensorDigest]) -> str:
+    """The digest of named tensors, in whatever order and form they travelled, in hex.
+
+    They are sorted by name, as bytes of UTF-8, and each name is written in hex: the canonical encoding is ASCII.
 
     Raises:
-        InvalidInput: `input.datatype`, `input.value`; a tensor whose array is not what its datatype says.
+        ValueError: a dimension or a datatype is outside the canonical encoding.
     """
+    named = sorted(((_utf8(tensor.name), tensor) for tensor in tensors), key=itemgetter(0))
     entries: list[Mapping[str, Canonical]] = [
-        {
-            "name": tensor.name.encode().hex(),
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape),
-            "sha256": hashlib.sha256(to_binary(tensor)).hexdigest(),
-        }
-        for tensor in sorted(tensors, key=lambda tensor: tensor.name.encode())
+        {"name": name.hex(), "datatype": tensor.datatype, "shape": list(tensor.shape), "sha256": tensor.sha256}
+        for name, tensor in named
     ]
     return tagged_sha256(TENSORS_DOMAIN, {"tensors": entries})
+
+
+def _utf8(name: str) -> bytes:
+    return name.encode(errors="surrogatepass")
 
 
 _encoder = msgspec.json.Encoder()
