@@ -17,12 +17,15 @@ from blindai.enclave.inference import Inference
 from blindai.enclave.lease.borrowing import borrow
 from blindai.enclave.limits import MAX_CACHED_ROUTES, Budget
 from blindai.enclave.metrics import Metrics
-from blindai.enclave.model_id import RULE, parse_model_id, parse_version
+from blindai.enclave.model_id import RULE, ModelId, parse_model_id, parse_version
 from blindai.enclave.model_version import not_found
+from blindai.enclave.openai import EMBEDDINGS, OpenAI, plain_path
 from blindai.enclave.receipts import Receipts
 from blindai.enclave.reply import problem_headers
 from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
+from blindai.wire.openai import PREFIX as OPENAI_PREFIX
+from blindai.wire.openai import error_body as openai_error_body
 from blindai.wire.problems import problem_body, status_of
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ _STORED: Final = "/v2/repository/models/{namespace}/{name}"
 
 
 class Address(NamedTuple):
-    """One route: a method, a path, and the name of the handler in `Endpoints`."""
+    """One route: a method, a path, and the name of the handler in `Endpoints`; of paths of OpenAI's, in `OpenAI`."""
 
     method: str
     path: str
@@ -74,6 +77,9 @@ ROUTES: Final = (
     Address("DELETE", _STORED, "delete"),
     Address("POST", _STORED + "/load", "load"),
     Address("POST", _STORED + "/unload", "unload"),
+    Address("GET", "/v1/models", "list_models"),
+    Address("GET", "/v1/models/{namespace}/{name}", "describe_model"),
+    Address("POST", "/v1/embeddings", "embed"),
     Address("GET", "/metrics", "metrics"),
     Address("GET", "/openapi.json", "openapi"),
     Address("POST", "/.well-known/blindai/attestation", "attestation"),
@@ -133,8 +139,14 @@ class Application:
             )
             self.metrics.count_lease(self.lease)
         self._endpoints = Endpoints(config, engine, self.repository, self._inference, self.metrics, lease=self.lease)
+        self._openai = OpenAI(self.repository, self._handler, self.refused, max_body_bytes=config.limits.max_body_bytes)
         self._routes = [
-            Route(path, getattr(self._endpoints, handler), methods=[method]) for method, path, handler in ROUTES
+            Route(
+                path,
+                getattr(self._openai if path.startswith(OPENAI_PREFIX) else self._endpoints, handler),
+                methods=[method],
+            )
+            for method, path, handler in ROUTES
         ]
         self._asgi = ExceptionMiddleware(
             Router(self._routes, redirect_slashes=False),
@@ -153,6 +165,8 @@ class Application:
         handler = self._handlers.get(target)
         if handler is None:
             path = target.partition(b"?")[0]
+            if path == EMBEDDINGS:
+                return self._openai.embeddings
             if not (path.startswith(_INFER_PREFIX) and path.endswith(_INFER_SUFFIX)):
                 return None
             check_path(path)
@@ -163,18 +177,24 @@ class Application:
                 number = None
             else:
                 return None
-            model_id = parse_model_id(parts[0], parts[1])
-            if self.lease is not None and model_id == self.lease.id:
-                if number not in {None, self.lease.version}:
-                    raise not_found(f"version {number} of the model {model_id}")
-                handler = self.lease.gate.infer
-            else:
-                handler = partial(self._inference.infer, self.repository.resolve(model_id, number))
+            handler = self._handler(parse_model_id(parts[0], parts[1]), number)
             self._handlers[path] = handler
         return handler
 
     def _grant(self) -> Grant | None:
         return None if self.lease is None else self.lease.terms.grant
+
+    def _handler(self, model_id: ModelId, number: int | None = None) -> Handler:
+        """What answers inference requests for a version of a model; the newest one, where no number is given.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+        """
+        if self.lease is not None and model_id == self.lease.id:
+            if number not in {None, self.lease.version}:
+                raise not_found(f"version {number} of the model {model_id}")
+            return self.lease.gate.infer
+        return partial(self._inference.infer, self.repository.resolve(model_id, number))
 
     def refused(self, error: BlindAIError) -> None:
         """As `exchange.Application.refused`."""
@@ -188,11 +208,10 @@ class Application:
         # uvicorn and Starlette spell the same ASGI types apart.
         starlette = ({**cast("Scope", scope), "app": self}, cast("Receive", receive), cast("Send", send))
         try:
-            check_path(scope["raw_path"])
+            check_path(plain_path(scope["raw_path"]))
             _check_accept(scope["path"], scope["headers"])
         except InvalidInput as error:
-            response = await self._on_error(None, error)
-            await response(*starlette)
+            await self._refusal(scope["path"], error)(*starlette)
             return
         await self._asgi(*starlette)
 
@@ -217,22 +236,21 @@ class Application:
 
     # Coroutines, although they await nothing: Starlette would run plain functions in a thread.
 
-    async def _on_error(self, _: Request | None, error: Exception) -> Response:
+    async def _on_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, BlindAIError):
             raise error
-        self.metrics.refused(error.code)
-        response = Response(problem_body(error), status_code=status_of(error))
-        response.raw_headers.extend(problem_headers(error))
-        return response
+        return self._refusal(request.scope["path"], error)
 
     async def _on_routing_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
-            return await self._on_error(
-                request, InvalidInput("there is nothing at this address", code="http.not_found")
+            return self._refusal(
+                request.scope["path"], InvalidInput("there is nothing at this address", code="http.not_found")
             )
-        response = await self._on_error(request, InvalidInput("this address takes another method", code="http.method"))
+        response = self._refusal(
+            request.scope["path"], InvalidInput("this address takes another method", code="http.method")
+        )
         response.headers["allow"] = ", ".join(
             sorted(
                 method
@@ -241,6 +259,14 @@ class Application:
                 for method in route.methods or ()
             )
         )
+        return response
+
+    def _refusal(self, path: str, error: BlindAIError) -> Response:
+        """The response to `error`, in the form of the interface that `path` is of."""
+        self.metrics.refused(error.code)
+        body = openai_error_body(error) if path.startswith(OPENAI_PREFIX) else problem_body(error)
+        response = Response(body, status_code=status_of(error))
+        response.raw_headers.extend(problem_headers(error))
         return response
 
 

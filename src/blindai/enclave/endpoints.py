@@ -160,7 +160,7 @@ class Endpoints:
     async def infer(self, request: Request) -> Response:
         """Inference through plain ASGI. Connections of `http.EnclaveHttpProtocol` do not come this way."""
         version = self._version(request)
-        body = await _read(request, self._config.limits.max_body_bytes)
+        body = await read_body(request, self._config.limits.max_body_bytes)
         if self._lease is not None and version.id == self._lease.id:
             answer = self._lease.gate.infer(request.headers.raw, body)
         else:
@@ -300,7 +300,13 @@ async def _stream(request: Request) -> AsyncIterator[bytes]:
         raise cut() from None
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        QuotaExceeded: `quota.body`, it has more than `limit` bytes.
+        Unavailable: `unavailable`, the client has gone.
+    """
     declared = request.headers.get("content-length")
     if declared is not None and int(declared) > limit:
         raise _too_long(limit)
@@ -314,7 +320,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 async def _control(request: Request, kind: type[_Control]) -> _Control:
     """The small JSON object of a control request; an empty body is an empty object."""
-    body = await _read(request, MAX_CONTROL_BODY_BYTES)
+    body = await read_body(request, MAX_CONTROL_BODY_BYTES)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:

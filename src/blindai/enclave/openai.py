@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from starlette.responses import Response
 
+from blindai.enclave.endpoints import read_body
 from blindai.enclave.model_id import ModelId, parse_model_id
 from blindai.enclave.model_version import State
 from blindai.enclave.reply import JSON_TYPE, Reply, incident, problem_headers
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from starlette.requests import Request
 
     from blindai.enclave.exchange import Handler, Headers
     from blindai.enclave.repository import Repository
@@ -55,6 +58,7 @@ class OpenAI:
         repository: the models.
         handler: what answers inference requests for a model's newest version; it may raise any BlindAIError.
         refused: told of each request that was refused before it reached a model.
+        max_body_bytes: of one request.
     """
 
     def __init__(
@@ -62,28 +66,33 @@ class OpenAI:
         repository: Repository,
         handler: Callable[[ModelId], Handler],
         refused: Callable[[BlindAIError], None],
+        *,
+        max_body_bytes: int,
     ) -> None:
         self._repository = repository
         self._handler = handler
         self._refused = refused
+        self._max_body_bytes = max_body_bytes
         self._started = int(time.time())
 
-    def models(self) -> ModelList:
-        """All models that can answer, each once."""
+    async def list_models(self, request: Request) -> Response:
+        """`GET /v1/models`: all models that can answer, each once."""
         ids = {version.id for version in self._repository if version.state is State.READY}
-        return ModelList([self._model(model_id) for model_id in sorted(ids, key=str)])
+        return _json(ModelList([self._model(model_id) for model_id in sorted(ids)]))
 
-    def model(self, namespace: str, name: str) -> Model:
-        """One model.
-
-        Raises:
-            InvalidInput: `model.id`.
-            ModelNotFound: `model.not_found`, `model.not_loaded`.
-        """
-        version = self._repository.resolve(parse_model_id(namespace, name), None)
+    async def describe_model(self, request: Request) -> Response:
+        """`GET /v1/models/{namespace}/{name}`."""
+        model_id = parse_model_id(request.path_params["namespace"], request.path_params["name"])
+        version = self._repository.resolve(model_id, None)
         if version.state is not State.READY:
             raise version.not_loaded()
-        return self._model(version.id)
+        return _json(self._model(model_id))
+
+    async def embed(self, request: Request) -> Response:
+        """Embeddings through plain ASGI. Connections of `http.EnclaveHttpProtocol` do not come this way."""
+        answer = self.embeddings(request.headers.raw, await read_body(request, self._max_body_bytes))
+        status, _, buffers = answer if isinstance(answer, Reply) else await answer
+        return Response(b"".join(buffers), status_code=status, media_type=JSON_TYPE.decode())
 
     def embeddings(self, headers: Headers, body: bytes) -> Reply | asyncio.Future[Reply]:
         """As `exchange.Handler`: `POST /v1/embeddings`. Refusals are answers, in OpenAI's form."""
@@ -116,6 +125,10 @@ def plain_path(path: bytes) -> bytes:
     if not path.startswith(MODELS_PREFIX):
         return path
     return MODELS_PREFIX + path[len(MODELS_PREFIX) :].replace(b"%2F", b"/", 1)
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(_encoder.encode(value), media_type=JSON_TYPE.decode())
 
 
 def _model_id(model: str) -> ModelId:

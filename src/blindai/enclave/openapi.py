@@ -152,6 +152,25 @@ def _server_paths() -> dict[str, Any]:
     }
 
 
+def _openai_paths() -> dict[str, Any]:
+    tag = "openai"
+    return {
+        "/v1/models": {"get": _openai_operation("All models that can answer", "ModelList", tag=tag)},
+        "/v1/models/{namespace}/{name}": {
+            "get": _openai_operation("One model", "ModelEntry", parameters=(_NAMESPACE, _NAME), tag=tag)
+        },
+        "/v1/embeddings": {
+            "post": _openai_operation("Vectors of texts", "Embeddings", body=_json(_ref("EmbeddingsRequest")), tag=tag)
+        },
+    }
+
+
+def _openai_operation(summary: str, answer: str, **options: Any) -> dict[str, Any]:
+    operation = _operation(summary, _json(_ref(answer)), **options)
+    operation["responses"]["default"] = {"$ref": "#/components/responses/Error"}
+    return operation
+
+
 def _schemas() -> dict[str, Any]:
     shape = _array({"type": "integer"})
     spec = _struct({"name": _STRING, "datatype": _STRING, "shape": shape})
@@ -207,6 +226,37 @@ def _schemas() -> dict[str, Any]:
         "InferResponse": _struct(
             {"model_name": _STRING, "outputs": _array(tensor)}, {"model_version": _NUMBER, "id": _STRING}
         ),
+        **_openai_schemas(),
+    }
+
+
+def _openai_schemas() -> dict[str, Any]:
+    integer = {"type": "integer"}
+    vector = {"oneOf": [_array({"type": "number"}), {"type": "string", "contentEncoding": "base64"}]}
+    listed = {"type": "string", "const": "list"}
+    model = {"object": {"type": "string", "const": "model"}, "id": _STRING, "created": integer, "owned_by": _STRING}
+    entry = {"object": {"type": "string", "const": "embedding"}, "index": integer, "embedding": vector}
+    detail = {"message": _STRING, "type": _STRING, "code": _STRING, "param": {"type": ["string", "null"]}}
+    return {
+        "Error": _struct({"error": _struct(detail)}),
+        "ModelEntry": _struct(model),
+        "ModelList": _struct({"object": listed, "data": _array(_ref("ModelEntry"))}),
+        "EmbeddingsRequest": _struct(
+            {"model": _STRING, "input": {"oneOf": [_STRING, _array(_STRING)]}},
+            {
+                "encoding_format": {"type": "string", "enum": ["float", "base64"]},
+                "dimensions": {"type": "integer", "minimum": 1},
+                "user": _STRING,
+            },
+        ),
+        "Embeddings": _struct(
+            {
+                "object": listed,
+                "data": _array(_struct(entry)),
+                "model": _STRING,
+                "usage": _struct({"prompt_tokens": integer, "total_tokens": integer}),
+            }
+        ),
     }
 
 
@@ -221,7 +271,7 @@ def document() -> dict[str, Any]:
             "version": installed_version("blindai"),
             "description": "Open Inference Protocol V2 behind attested TLS. A model id is " + RULE + ".",
         },
-        "paths": {**_server_paths(), **_model_paths(), **_repository_paths()},
+        "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_openai_paths()},
         "components": {
             "parameters": {
                 "namespace": {"name": "namespace", **part, "schema": _STRING},
@@ -229,7 +279,8 @@ def document() -> dict[str, Any]:
                 "version": {"name": "version", **part, "schema": _NUMBER},
             },
             "responses": {
-                "Problem": {"description": "What was wrong, with a stable code", "content": _json(_ref("Problem"))}
+                "Problem": {"description": "What was wrong, with a stable code", "content": _json(_ref("Problem"))},
+                "Error": {"description": "The same, in OpenAI's form", "content": _json(_ref("Error"))},
             },
             "schemas": _schemas(),
         },
