@@ -21,7 +21,7 @@ DEV_ENV ?= dev
 DEV := .venvs/$(DEV_ENV)/bin
 
 .PHONY: help demo demo-custody test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
-	docs bench fuzz soak lock upgrade audit format import-time clean
+	docs bench bench-peers fuzz soak lock upgrade audit format import-time clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -75,6 +75,9 @@ docs: .venvs/docs/ready  ## Build the documentation into site/
 
 bench: .venvs/bench/ready assets  ## Measure, and write docs/benchmarks.md
 	@.venvs/bench/bin/python benchmarks/run.py $(ARGS)
+
+bench-peers: .venvs/bench/ready assets  ## Measure beside other model servers, and write docs/benchmarks-peers.md
+	@.venvs/bench/bin/python benchmarks/against.py $(ARGS)
 
 fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Linux)
 	@for target in tests/fuzz/fuzz_*.py; do \

@@ -15,6 +15,9 @@ from pathlib import Path
 # Below this a client and a server on "their own" cores wait for each other, and no ratio means anything.
 LEAST_SCALING = 1.8
 
+# How often to look again, every few seconds, whether others leave the machine alone.
+QUIET_TRIES = 20
+
 _SPIN = """
 import sys, time
 sys.stdin.readline()
@@ -66,6 +69,16 @@ def spin_scaling(seconds: float) -> float:
     """The work of two busy processes together, as a multiple of what one does alone: 2 on two free cores."""
     before, together, after = (_spin(seconds, processes) for processes in (1, 2, 1))
     return sum(together) / max(*before, *after)
+
+
+def quiet_scaling() -> float:
+    """`spin_scaling`, waited for until others leave the machine alone, or patience ends."""
+    for _ in range(QUIET_TRIES):
+        scaling = spin_scaling(1.0)
+        if scaling >= LEAST_SCALING:
+            break
+        time.sleep(5)
+    return scaling
 
 
 def _spin(seconds: float, processes: int) -> list[int]:

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal of the project, and what came out. `value` is None where there was nothing to compare with."""
+    """A goal of the project, and what came out.
+
+    Attributes:
+        value: None where there was nothing to compare with.
+        least: whether the limit is to be reached; else it is not to be exceeded.
+    """
 
     number: int
     what: str
@@ -21,10 +26,13 @@ class Goal:
     limit: float
     value: Spread | None
     unit: str = "x"
+    least: bool = False
 
     @property
     def met(self) -> bool | None:
-        return None if self.value is None else self.value.median <= self.limit
+        if self.value is None:
+            return None
+        return self.value.median >= self.limit if self.least else self.value.median <= self.limit
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,20 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
-def markdown(machine: dict[str, str], scaling: Sequence[float], tables: Sequence[Table], *, conclusive: bool) -> str:
+def markdown(
+    machine: dict[str, str],
+    scaling: Sequence[float],
+    tables: Sequence[Table],
+    *,
+    conclusive: bool,
+    command: str = "make bench",
+) -> str:
     """The whole page."""
     goals = [goal for table in tables for goal in table.goals]
     parts = [
-        "# Benchmarks",
+        "# Benchmarks" if command == "make bench" else "# Beside other model servers",
         "",
-        "Written by `make bench`; do not edit. Medians of interleaved runs on one machine, in parentheses the",
+        f"Written by `{command}`; do not edit. Medians of interleaved runs on one machine, in parentheses the",
         "quartiles over the rounds. Only ratios from one run mean anything elsewhere; the microseconds show what they",
         "are made of. On *one core*, client and server share a core, and a request costs what both of them compute. On",
         "*two cores* they also wait for each other's core to wake up, and overlap where a request is large.",
@@ -90,7 +105,15 @@ def _goal(goal: Goal, *, conclusive: bool) -> str:
     unit = "" if goal.unit == "x" else f" {goal.unit}"
     measured = "nothing to compare with" if goal.value is None else goal.value.text(digits) + unit
     met = {True: "yes", False: "**no**", None: "-"}[goal.met] if conclusive else "inconclusive"
-    return _row((f"{goal.number}. {goal.what}", goal.placement, f"{goal.limit:g}{unit}", measured, met))
+    return _row(
+        (
+            f"{goal.number}. {goal.what}",
+            goal.placement,
+            f"{'at least ' if goal.least else ''}{goal.limit:g}{unit}",
+            measured,
+            met,
+        )
+    )
 
 
 def _row(cells: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import client
@@ -18,14 +17,11 @@ import metering
 import sealing
 import serving
 import verifying
-from machine import LEAST_SCALING, Placement, describe, spin_scaling
+from machine import LEAST_SCALING, Placement, describe, quiet_scaling, spin_scaling
 from peer import KSERVE, MLSERVER
 from processes import enclave
 from report import markdown, raw
 from timing import FULL, QUICK
-
-# How often to look again, every few seconds, whether others leave the machine alone.
-QUIET_TRIES = 20
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,12 +35,7 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     spin = 0.05 if options.quick else 1.0
 
-    scaling = [spin_scaling(spin)]
-    patience = 0 if options.quick else QUIET_TRIES
-    while scaling[0] < LEAST_SCALING and patience:
-        patience -= 1
-        time.sleep(5)
-        scaling = [spin_scaling(spin)]
+    scaling = [spin_scaling(spin) if options.quick else quiet_scaling()]
     print(f"two busy processes against one: {scaling[0]:.2f} (at least {LEAST_SCALING} to judge)", flush=True)
     with enclave() as server:
         # First, while the code on disk is what the server measured: new interpreters hold it to that.

@@ -97,10 +97,20 @@ def _run(size: Size, effort: Effort, servers: Servers) -> Run:
                 client = RawClient(server.port, tls=False)
                 stack.callback(client.close)
                 request = form.request("x", values)
+                if not _answers(client, request):
+                    continue
                 lanes.append(Repeated(f"{peer.name}, {form.label}, no TLS", partial(client.exchange, request)))
             if peer.stubs:
                 lanes.append(grpc_lane(stack, f"{peer.name}, gRPC, no TLS", peer, server, tensor))
         return interleave(lanes, effort)
+
+
+def _answers(client: RawClient, request: bytes) -> bool:
+    try:
+        client.exchange(request)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _table(runs: dict[Size, Run], notes: list[str], placement: Placement) -> Table:
