@@ -12,6 +12,7 @@ from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engine import Engine
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from enclave_server import RunningServer, looping_model, node_model
+from repositories import opening_with
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,12 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     def start(
         config: EnclaveConfig | None = None, engine: Engine | None = None, *, simulated: bool = False
     ) -> RunningServer:
-        started.append(RunningServer(config or EnclaveConfig(), engine or OnnxRuntimeEngine(), simulated=simulated))
+        open_body = None if engine is None else opening_with(engine)
+        started.append(
+            RunningServer(
+                config or EnclaveConfig(), engine or OnnxRuntimeEngine(), simulated=simulated, open_body=open_body
+            )
+        )
         return started[-1]
 
     yield start

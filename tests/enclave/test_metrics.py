@@ -2,18 +2,16 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from blindai.enclave.config import Limits
-from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.limits import Budget
 from blindai.enclave.metrics import Metrics
-from blindai.enclave.repository import Repository
 from blindai.errors import Unavailable
 from blindai.wire.problems import PROBLEMS
+from repositories import ThreadRepository
 
 
 def made() -> Metrics:
     bodies = Budget(100, lambda wanted, free: Unavailable("full"))
-    return Metrics(Repository(OnnxRuntimeEngine(), Limits()), bodies, lambda: 3)
+    return Metrics(ThreadRepository(), bodies, lambda: 3)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:

@@ -26,8 +26,8 @@ from blindai.enclave.config import Limits
 from blindai.enclave.engine import Engine, Session
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.model_id import ModelId
-from blindai.enclave.model_version import Content, ModelVersion, State
-from blindai.enclave.repository import LOADER_THREADS, Repository
+from blindai.enclave.model_version import ModelVersion, State
+from blindai.enclave.repository import FIRST_LOADS, Repository
 from blindai.enclave.sealed_model import SealedFile, opened
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, ModelNotFound
 from blindai.wire.bundle import BUNDLE_TYPE, ONNX_TYPE
@@ -35,6 +35,7 @@ from blindai.wire.custody import MAX_ARTEFACT_BYTES
 from blindai.wire.sealed_model import MAX_CHUNK_BYTES, Head, SealedHeader, read_head
 from blindai.wire.tensor import Tensor
 from onnx_models import model, value
+from repositories import ThreadRepository, upload
 
 KEY = bytes(range(32))
 ID = ModelId("acme", "net")
@@ -103,6 +104,8 @@ class HeldEngine:
     """Loads anything but b"bad", once `gate` is open."""
 
     platform = "held"
+    inputs = outputs = optional = ()
+    memory = 3
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -122,8 +125,8 @@ class HeldEngine:
         self.held.closed += 1
 
 
-def repository(engine: object, **limits: int) -> Repository:
-    return Repository(cast(Engine, engine), Limits(**limits))
+def repository(engine: object, **limits: int) -> ThreadRepository:
+    return ThreadRepository(cast(Engine, engine), Limits(**limits))
 
 
 async def install(models: Repository, sealed: bytes, digest: str | None = None) -> ModelVersion:
@@ -261,10 +264,12 @@ def test_a_leased_model_runs_and_its_content_is_not_kept(with_external_data: Pat
         leased = await models.install_leased(ID, SealedFile(made.path), KEY, model_digest=made.header.model_digest)
         assert (leased.state, leased.leased, leased.number) == (State.READY, True, "1")
         assert models.resolve(ID) is leased
-        assert (leased.content.model, leased.content.external) == (b"", {})
-        assert leased.content.sha256 == made.header.model_digest
+        assert leased.content is None
+        assert leased.sha256 == made.header.model_digest
         assert models.memory.used == body.content_length
-        session = leased.begin_run()
+        leased.begin_run()
+        session = leased.session
+        assert session is not None
         (answer,) = session.run({"x": Tensor("x", "FP32", np.ones((1, 64), np.float32))})
         leased.end_run()
         weights = np.arange(64 * 64, dtype=np.float32).reshape(64, 64) / 4096
@@ -391,8 +396,7 @@ def test_versions_of_both_kinds_live_under_one_name() -> None:
     async def main() -> None:
         models = repository(HeldEngine())
         leased = await install(models, seal_bytes(BODY))
-        with models.admit(ID, version=None, size=3) as admission:
-            uploaded = await models.commit(admission, Content(b"abc", {}, "0" * 64, 3))
+        uploaded = await upload(models, ID, b"abc")
         assert uploaded.number == "2"
         assert await refused(models.delete(ID)) == "lease.managed"
         await models.revoke(leased, reason="lease.stopped")
@@ -439,11 +443,8 @@ def test_a_revocation_does_not_wait_for_the_loads_of_others() -> None:
         leased = await install(models, seal_bytes(BODY))
         engine.gate.clear()
 
-        async def upload(name: str) -> None:
-            with models.admit(ModelId("acme", name), version=None, size=3) as admission:
-                await models.commit(admission, Content(b"abc", {}, "0" * 64, 3))
-
-        loads = [asyncio.ensure_future(upload(f"slow{number}")) for number in range(LOADER_THREADS)]
+        names = [ModelId("acme", f"slow{number}") for number in range(FIRST_LOADS)]
+        loads = [asyncio.ensure_future(upload(models, name, b"abc")) for name in names]
         await asyncio.sleep(0.02)
         async with asyncio.timeout(10):
             await models.revoke(leased, reason="lease.stopped")

@@ -20,7 +20,10 @@ from blindai.channel.end import AttestedEnd
 from blindai.channel.server import AttestedProtocols
 from blindai.enclave.app import Application
 from blindai.enclave.config import EnclaveConfig
+from blindai.enclave.description import Trial
 from blindai.enclave.engine import Engine
+from blindai.enclave.opening import Opened
+from blindai.enclave.runner import Plain
 from blindai.enclave.server import run, serve
 from blindai.wire import v2
 
@@ -172,8 +175,10 @@ class RunningServer:
         end: AttestedEnd | None = None,
         calling: CallingEnd | None = None,
         port: int = 0,
+        open_body: Callable[[Plain, Trial | None], Opened] | None = None,
     ) -> None:
         self.config = config
+        self._open_body = open_body
         self.port = port
         self._protocols = None if end is None else AttestedProtocols(end)
         self.application: Application
@@ -191,7 +196,9 @@ class RunningServer:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.application = Application(self.config, self._engine, end=self._calling, signer=self._end)
+        self.application = Application(
+            self.config, self._engine, end=self._calling, signer=self._end, open_body=self._open_body
+        )
         await serve(
             self.application,
             config=self.config,

@@ -18,14 +18,12 @@ import numpy as np
 
 from blindai.crypto.wipe import wipe
 from blindai.enclave.allocator import keep_freed_memory
-from blindai.enclave.config import Limits
 from blindai.enclave.engine import Session
-from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.model_id import ModelId
-from blindai.enclave.repository import Repository
 from blindai.enclave.residue import wipe_threads
 from blindai.enclave.sealed_model import SealedFile, read_sealed_head
 from blindai.wire.tensor import Tensor
+from repositories import ThreadRepository
 
 _WORKERS = 2
 _RUNS = 20
@@ -54,11 +52,13 @@ async def main(path: Path, model_digest: str) -> None:
     step("keyed")
     stream_key.wipe()
 
-    repository = Repository(OnnxRuntimeEngine(), Limits())
+    repository = ThreadRepository()
     workers = ThreadPoolExecutor(_WORKERS)
     version = await repository.install_leased(ModelId("acme", "net"), source, data_key, model_digest=model_digest)
     wipe(data_key)
-    session = version.begin_run()
+    version.begin_run()
+    session = version.session
+    assert session is not None
     await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(workers, run, session) for _ in range(_WORKERS)))
     run(session)
     version.end_run()

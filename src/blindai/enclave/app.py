@@ -20,15 +20,18 @@ from blindai.enclave.metrics import Metrics
 from blindai.enclave.model_id import RULE, ModelId, parse_model_id, parse_version
 from blindai.enclave.model_version import not_found
 from blindai.enclave.openai import EMBEDDINGS, OpenAI, plain_path
+from blindai.enclave.opening import Opened, OpeningSettings, open_model
 from blindai.enclave.receipts import Receipts
 from blindai.enclave.reply import problem_headers
 from blindai.enclave.repository import Repository
+from blindai.enclave.thread_runner import RunningThreads, ThreadLoader
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
 from blindai.wire.openai import PREFIX as OPENAI_PREFIX
 from blindai.wire.openai import error_body as openai_error_body
 from blindai.wire.problems import problem_body, status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from starlette.requests import Request
@@ -38,9 +41,11 @@ if TYPE_CHECKING:
 
     from blindai.channel.calling import CallingEnd
     from blindai.enclave.config import EnclaveConfig
+    from blindai.enclave.description import Trial
     from blindai.enclave.engine import Engine
     from blindai.enclave.exchange import Handler
     from blindai.enclave.receipts import Signer
+    from blindai.enclave.runner import Plain
     from blindai.wire.custody import Grant
 
 _MODEL: Final = "/v2/models/{namespace}/{name}"
@@ -101,6 +106,8 @@ class Application:
         end: attests this enclave to the custodian; needed where the configuration names one.
         sealed_model: the file of the model on loan; without it the custodian is asked for the model itself.
         signer: attests this enclave to clients, and signs receipts for them; without it there are none.
+        spool: folder for uploaded models, encrypted; see `store.Store`.
+        open_body: opens uploaded models where they run in the server's own process.
 
     Attributes:
         repository: the models.
@@ -117,9 +124,13 @@ class Application:
         end: CallingEnd | None = None,
         sealed_model: Path | None = None,
         signer: Signer | None = None,
+        spool: Path | None = None,
+        open_body: Callable[[Plain, Trial | None], Opened] | None = None,
     ) -> None:
         self.config = config
-        self.repository = Repository(engine, config.limits)
+        self._threads = RunningThreads(config.runtime.workers)
+        self._loader = ThreadLoader(open_body or partial(_open, config), self._threads)
+        self.repository = Repository(self._loader, engine, config, self._threads, spool=spool)
         self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
         self._inference = Inference(config, Receipts(signer, grant=self._grant))
         self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
@@ -138,7 +149,7 @@ class Application:
                 refused=self.refused,
             )
             self.metrics.count_lease(self.lease)
-        self._endpoints = Endpoints(config, engine, self.repository, self._inference, self.metrics, lease=self.lease)
+        self._endpoints = Endpoints(config, self.repository, self._inference, self.metrics, lease=self.lease)
         self._openai = OpenAI(self.repository, self._handler, self.refused, max_body_bytes=config.limits.max_body_bytes)
         self._routes = [
             Route(
@@ -233,6 +244,8 @@ class Application:
             await asyncio.sleep(0)  # what ran is settled on the event loop, before the last record is made
             await self.lease.close(self.config.timeouts.shutdown_ms / 1000)
         await self.repository.close()
+        await self._loader.close()
+        self._threads.close()
 
     # Coroutines, although they await nothing: Starlette would run plain functions in a thread.
 
@@ -268,6 +281,17 @@ class Application:
         response = Response(body, status_code=status_of(error))
         response.raw_headers.extend(problem_headers(error))
         return response
+
+
+def _open(config: EnclaveConfig, plain: Plain, trial: Trial | None) -> Opened:
+    """Open an uploaded model in this process."""
+    settings = OpeningSettings(
+        engines=config.runtime.engines,
+        reduced_precision=config.runtime.reduced_precision,
+        threads=config.runtime.threads,
+        max_batch=config.runtime.max_batch,
+    )
+    return open_model(plain.view, bundle=plain.bundle, settings=settings, trial=trial)
 
 
 def check_path(path: bytes) -> None:

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.engine import Engine, TensorSpec
+    from blindai.enclave.description import Description
+    from blindai.enclave.engine import TensorSpec
     from blindai.enclave.inference import Inference
     from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.metrics import Metrics
@@ -62,7 +63,6 @@ class Endpoints:
     def __init__(
         self,
         config: EnclaveConfig,
-        engine: Engine,
         repository: Repository,
         inference: Inference,
         metrics: Metrics,
@@ -70,7 +70,6 @@ class Endpoints:
         lease: Keeper | None,
     ) -> None:
         self._config = config
-        self._engine = engine
         self._repository = repository
         self._inference = inference
         self._metrics = metrics
@@ -106,17 +105,15 @@ class Endpoints:
 
     async def model_metadata(self, request: Request) -> Response:
         version = self._version(request)
-        session = version.session
-        if session is None:
-            raise version.not_loaded()
+        described = _described(version)
         versions = [found.number for found in self._repository.versions(version.id) if found.state is State.READY]
         return _json(
             ModelMetadata(
                 version.model_name,
                 tuple(versions),
-                self._engine.platform,
-                tuple(spec.metadata for spec in session.inputs),
-                tuple(spec.metadata for spec in session.outputs),
+                described.platform,
+                tuple(spec.metadata for spec in described.inputs),
+                tuple(spec.metadata for spec in described.outputs),
                 leased=self._is_leased(version.id),
             )
         )
@@ -135,18 +132,16 @@ class Endpoints:
 
     async def model_config(self, request: Request) -> Response:
         version = self._version(request)
-        session = version.session
-        if session is None:
-            raise version.not_loaded()
+        described = _described(version)
         return _json(
             {
                 "name": version.model_name,
-                "platform": self._engine.platform,
+                "platform": described.platform,
                 "backend": "onnxruntime",
                 "max_batch_size": 0,
                 "version_policy": {"latest": {"num_versions": 1}},
-                "input": [_config_spec(spec) for spec in session.inputs],
-                "output": [_config_spec(spec) for spec in session.outputs],
+                "input": [_config_spec(spec) for spec in described.inputs],
+                "output": [_config_spec(spec) for spec in described.outputs],
             }
         )
 
@@ -222,16 +217,16 @@ class Endpoints:
             max_bytes=self._config.limits.max_model_bytes,
         )
         self._metrics.uploaded()
-        session = version.session
+        described = version.description
         return _json(
             ModelUploaded(
                 version.model_name,
                 version.number,
-                version.content.sha256,
-                version.content.uploaded,
-                self._engine.platform,
-                tuple(spec.metadata for spec in session.inputs) if session else (),
-                tuple(spec.metadata for spec in session.outputs) if session else (),
+                version.sha256,
+                version.uploaded,
+                described.platform,
+                tuple(spec.metadata for spec in described.inputs),
+                tuple(spec.metadata for spec in described.outputs),
             ),
             status=201,
         )
@@ -264,6 +259,17 @@ class Endpoints:
 
 def _json(value: Any, *, status: int = 200) -> Response:
     return Response(_encoder.encode(value), status_code=status, media_type="application/json")
+
+
+def _described(version: ModelVersion) -> Description:
+    """What a version is that requests can be sent to.
+
+    Raises:
+        ModelNotFound: `model.not_loaded`.
+    """
+    if version.state is not State.READY:
+        raise version.not_loaded()
+    return version.description
 
 
 def _config_spec(spec: TensorSpec) -> dict[str, Any]:

@@ -32,8 +32,15 @@ LINGER_SECONDS: Final = 2.0
 # The slowest body worth waiting for. A client below this average holds its memory reservation for nothing.
 MIN_BODY_BYTES_PER_SECOND: Final = 1 * KIB
 
-# ONNX Runtime copies weights out of the model's bytes; the bytes themselves are kept for a reload after an unload.
+# ONNX Runtime copies weights out of the model's bytes, which are in memory beside them until the model is loaded.
 COPIES_WHILE_LOADED: Final = 2
+
+# What a model is taken to need besides its weights before it was measured: a process, and a small run.
+LOAD_BYTES: Final = 16 * MIB
+
+# The largest file of which a second copy is loaded into the server's own process, to be run without a hand-over. What
+# runs in less than a millisecond is smaller; and a thousand copies fit into the default budget beside their processes.
+INLINE_MODEL_BYTES: Final = 1 * MIB
 
 # A pax header carries times and owners of the file that follows it.
 MAX_PAX_HEADER_BYTES: Final = 8 * KIB

@@ -1,4 +1,4 @@
-"""One version of one model: its files, its session, and where it is in its life."""
+"""One version of one model: what is known of it, what runs it, and where it is in its life."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import enum
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from blindai.enclave.limits import COPIES_WHILE_LOADED, Reservation
 from blindai.enclave.pace import Pace
-from blindai.enclave.sealed_model import close_wiped
-from blindai.errors import BlindAIError, ModelNotFound
+from blindai.errors import ModelNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from concurrent.futures import ThreadPoolExecutor
+    from collections.abc import Coroutine
 
-    from blindai.enclave.engine import Engine, Session
+    from blindai.enclave.description import Description
+    from blindai.enclave.engine import Session
     from blindai.enclave.model_id import ModelId
+    from blindai.enclave.residency import Claim, Residency
+    from blindai.enclave.runner import Runner
+    from blindai.enclave.store import StoredModel
 
 
 class State(enum.StrEnum):
@@ -29,25 +30,32 @@ class State(enum.StrEnum):
     UNLOADING = "UNLOADING"
 
 
-class Content(NamedTuple):
-    """The files of one model as they were uploaded.
+class Loaded(NamedTuple):
+    """A version in memory.
 
     Attributes:
-        model: the ONNX file; empty for a model that was lent, of which only its session is kept.
-        external: files with external data, by their location relative to the model.
-        sha256: digest in hex of the uploaded body: of the ONNX file, or of the bundle as it was sent.
-        uploaded: bytes of the uploaded body.
+        description: what it is.
+        runner: what runs it.
+        session: what runs it in the server's own process, without a hand-over, where that may be.
+        copied: whether that is a second copy; else it is what the runner has.
     """
 
-    model: bytes
-    external: Mapping[str, bytes]
-    sha256: str
-    uploaded: int
+    description: Description
+    runner: Runner
+    session: Session | None = None
+    copied: bool = False
 
     @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return len(self.model) + sum(len(data) for data in self.external.values())
+    def memory(self) -> int:
+        """Bytes that it holds now."""
+        copied = self.session.memory if self.copied and self.session is not None else 0
+        return self.runner.memory + copied
+
+    async def close(self) -> None:
+        """Free all of it. No run of the session may be in progress."""
+        if self.copied and self.session is not None:
+            self.session.close()
+        await self.runner.close()
 
 
 class Times(NamedTuple):
@@ -111,62 +119,90 @@ class ModelVersion:
 
     Attributes:
         id, version: its name; `model_name` and `number` are the same as text.
-        content: its files, kept so that it can be loaded again.
-        session: what runs it, while `state` is READY (and until the last run has ended while UNLOADING).
+        sha256: digest in hex of the uploaded body: of the ONNX file, or of the bundle as it was sent.
+        uploaded: bytes of that body.
+        content: the body, in the store; None for a model that was lent, and once it was deleted.
+        description: what it is; that of the last load while it is not in memory.
+        loaded: what runs it, while it is in memory. A version can be READY without: the next request brings it back.
         state, reason: where it is in its life, and why it is not ready.
-        deleted: nothing finds it any more and its files are gone.
+        deleted: nothing finds it any more and its content is gone.
+        runs: requests that need it, waiting ones included; with one, it stays in memory.
         statistics: its counts, from the upload on.
         pace: how long its runs take.
-        leased: it was lent: its files are not kept, and it goes with `revoke` alone.
+        leased: it was lent: it stays in memory until it goes with `revoke`.
+        lock: held while it is loaded, unloaded or deleted.
+        bringing: the load that requests wait for.
+        peak: the most bytes that it was seen to hold in memory.
     """
 
     def __init__(
         self,
         model_id: ModelId,
         version: int,
-        content: Content,
-        session: Session,
-        memory: Reservation,
+        memory: Residency,
         *,
+        description: Description,
+        content: StoredModel | None = None,
         leased: bool = False,
+        sha256: str,
+        uploaded: int,
     ) -> None:
         self.id = model_id
         self.version = version
         self.model_name = str(model_id)
         self.number = str(version)
+        self.sha256 = sha256
+        self.uploaded = uploaded
         self.content = content
-        self.session: Session | None = session
+        self.description = description
+        self.loaded: Loaded | None = None
         self.state = State.READY
         self.reason = ""
         self.deleted = False
+        self.runs = 0
         self.statistics = Statistics()
         self.pace = Pace()
         self.leased = leased
+        self.lock = asyncio.Lock()
+        self.bringing: asyncio.Task[Loaded] | None = None
+        self.peak = 0
         self._memory = memory
-        self._lock = asyncio.Lock()
-        self._runs = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._order = memory.order
+        self._claim: Claim | None = None
+        self._runner_bytes = 0
+        self._idle: asyncio.Future[None] | None = None
 
-    def begin_run(self) -> Session:
-        """Hold the session for one run; `end_run` must follow.
+    @property
+    def session(self) -> Session | None:
+        """What runs in the server's own process, if anything does."""
+        return None if self.loaded is None else self.loaded.session
+
+    def begin_run(self) -> None:
+        """Keep the version in memory for one request, from now on or from when it was brought; `end_run` must follow.
 
         Raises:
             ModelNotFound: `model.not_loaded`.
         """
-        if self.state is not State.READY or self.session is None:
+        if self.state is not State.READY:
             raise self.not_loaded()
-        self._runs += 1
-        return self.session
+        self.runs += 1
+        if self in self._order:
+            self._order.move_to_end(self)
 
     def end_run(self) -> None:
-        """Let go of the session."""
-        self._runs -= 1
-        if self._runs == 0:
-            self._idle.set()
+        """The request has come to its end."""
+        self.runs -= 1
+        loaded = self.loaded
+        if loaded is not None and loaded.runner.memory != self._runner_bytes:
+            self._measure(loaded)
+        if not self.runs:
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            if self._memory.pressed:
+                self._memory.settle()
 
     def not_loaded(self) -> ModelNotFound:
-        """The error for a request that needs the session while there is none."""
+        """The error for a request to a version that is not ready."""
         reason = f": {self.reason}" if self.reason else ""
         return ModelNotFound(
             f"version {self.version} of the model {self.id} is {self.state.lower()}{reason}",
@@ -174,78 +210,52 @@ class ModelVersion:
             hint="" if self.leased else f"load it with POST /v2/repository/models/{self.id}/load",
         )
 
-    async def load(self, engine: Engine, executor: ThreadPoolExecutor) -> None:
-        """Make the version ready; no change where it is.
+    def enter(self, loaded: Loaded, claim: Claim) -> None:
+        """The version is in memory.
 
-        Raises:
-            ModelNotFound: `model.not_found`, when it was deleted in the meantime.
-            QuotaExceeded: `quota.memory`; the version stays as it is.
-            InvalidModel: from the engine; the version stays unavailable and says why.
+        Args:
+            loaded: what runs it.
+            claim: what was taken for it; from now on it follows what the version holds.
         """
-        async with self._lock:
-            if self.deleted:
-                raise not_found(f"version {self.version} of the model {self.id}")
-            if self.state is State.READY:
-                return
-            self._memory.grow(self.content.size * (COPIES_WHILE_LOADED - 1))
-            self.state, self.reason = State.LOADING, ""
-            try:
-                self.session = await asyncio.get_running_loop().run_in_executor(
-                    executor, engine.load, self.content.model, self.content.external
-                )
-                self.state = State.READY
-            except BlindAIError as error:
-                self.reason = error.code
-                raise
-            finally:
-                if self.session is None:
-                    self.state = State.UNAVAILABLE
-                    self._memory.shrink_to(self.content.size)
+        self.loaded = loaded
+        self.description = loaded.description
+        self._claim = claim
+        if not self.leased:
+            self._order[self] = None
+        self._measure(loaded)
 
-    async def unload(self) -> None:
-        """Refuse new runs, wait for those in progress and free the session; no change where there is none."""
-        async with self._lock:
-            if self.state is not State.READY:
-                return
-            await self._drain()
-            self._memory.shrink_to(self.content.size)
-            self.state, self.reason = State.UNAVAILABLE, "unloaded"
+    def leave(self) -> tuple[Claim, Coroutine[None, None, None]]:
+        """As `residency.Resident.leave`."""
+        loaded, claim = self.loaded, self._claim
+        if loaded is None or claim is None:
+            raise AssertionError("only what is in memory can leave it")
+        self.loaded = self._claim = None
+        self._order.pop(self, None)
+        return claim, loaded.close()
 
-    async def discard(self) -> None:
-        """As `unload`, and free the files too. The version is of no use afterwards."""
-        async with self._lock:
-            await self._drain()
-            self.state, self.deleted = State.UNAVAILABLE, True
-            self.content = Content(b"", {}, self.content.sha256, self.content.uploaded)
-            self._memory.release()
+    async def drain(self, reason: str = "") -> None:
+        """Refuse new runs, wait for those in progress, and take the version out of memory. With the lock held."""
+        self.bar(reason)
+        if self.bringing is not None:
+            self.bringing.cancel()  # it waits for the lock, and those runs for it
+        while self.runs:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+        if self.loaded is not None:
+            claim, leaving = self.leave()
+            await leaving
+            claim.release()
 
     def bar(self, reason: str) -> None:
         """Let no run begin from now on, because of `reason`."""
-        if self.session is not None:
-            self.state, self.reason = State.UNLOADING, reason
-
-    async def revoke(self, executor: ThreadPoolExecutor, reason: str) -> None:
-        """As `unload`, but for good, and what the session frees is overwritten.
-
-        Args:
-            executor: where it is freed.
-            reason: why, as a code.
-        """
-        async with self._lock:
-            if self.session is None:
-                return
-            session = self.session
-            await self._drain(reason)
-            await asyncio.get_running_loop().run_in_executor(executor, close_wiped, session)
-            self._memory.release()
-            self.state = State.UNAVAILABLE
-
-    async def _drain(self, reason: str = "") -> None:
         self.state, self.reason = State.UNLOADING, reason
-        while self._runs:
-            self._idle.clear()
-            await self._idle.wait()
-        self.session = None
+
+    def _measure(self, loaded: Loaded) -> None:
+        self._runner_bytes = loaded.runner.memory
+        held = loaded.memory
+        self.peak = max(self.peak, held)
+        if self._claim is not None:
+            self._claim.resize(held)
 
 
 def not_found(wanted: str) -> ModelNotFound:

@@ -1,49 +1,73 @@
-"""The models of an enclave. They live in its memory alone: the host's disk is not trusted with them.
+"""The models of an enclave: their names, and their way from the disk into memory and out of it.
 
-Everything here runs on the event loop, so that no step between two `await`s can be seen half done; only
-loading a model leaves it, to a thread. There is no lock over all models: each version has its own, held
-while that version is loaded, unloaded or deleted. Memory is taken from the budget before it is used and
-given back when the last run that needs it has ended.
+Everything here runs on the event loop, so that no step between two `await`s can be seen half done; models are decrypted
+and loaded elsewhere. There is no lock over all models: each version has its own, held while that version is loaded,
+unloaded or deleted. An upload is kept only if it could be loaded; from then on its version is READY, in memory or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from blindai.enclave.limits import COPIES_WHILE_LOADED, Budget, Reservation
+from blindai.enclave.description import Description, Trial
+from blindai.enclave.limits import COPIES_WHILE_LOADED, INLINE_MODEL_BYTES, LOAD_BYTES
 from blindai.enclave.model_id import MAX_VERSION
-from blindai.enclave.model_version import Content, ModelVersion, State, not_found
+from blindai.enclave.model_version import Loaded, ModelVersion, State, not_found
+from blindai.enclave.residency import Residency
 from blindai.enclave.sealed_model import close_wiped, load_sealed, read_sealed_head
-from blindai.errors import InvalidInput, InvalidModel, QuotaExceeded
+from blindai.enclave.store import Store
+from blindai.enclave.thread_runner import ThreadRunner
+from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
+    from pathlib import Path
 
     from blindai.crypto.stream import Buffer
-    from blindai.enclave.config import Limits
+    from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine, Session
     from blindai.enclave.model_id import ModelId
+    from blindai.enclave.plain_model import PlainModel
+    from blindai.enclave.residency import Claim
+    from blindai.enclave.runner import Loader, Runner
     from blindai.enclave.sealed_model import SealedSource
+    from blindai.enclave.store import Draft, Space, StoredModel
+    from blindai.enclave.thread_runner import RunningThreads
 
-# Loads run beside inference; more of them at once would only slow each other and the inference down.
-LOADER_THREADS = 2
+# Uploads that are loaded and tried out at once; more of them would take time from inference.
+FIRST_LOADS: Final = 2
+
+# Models that come back at once. A place of their own: uploads that take as long as they may must not keep them waiting.
+RELOADS: Final = 4
+
+# Loads of models that were lent.
+_LEASED_LOADS: Final = 2
+
+_DAMAGED: Final = "model.store_damaged"
+
+_Result = TypeVar("_Result")
 
 
 class Admission:
-    """Room for one model that is being uploaded: memory, a place among the models and a version number.
+    """A name for one model that is being uploaded, and room for its body.
 
     Use it as a context: unless `Repository.commit` took it over, everything is given back at the end.
+
+    Args:
+        repository: where to.
+        model_id, version: the name, which nothing has yet.
+        space: room in the store; None for a model that is not stored.
     """
 
-    def __init__(self, repository: Repository, model_id: ModelId, version: int, size: int) -> None:
+    def __init__(self, repository: Repository, model_id: ModelId, version: int, space: Space | None) -> None:
         self.id = model_id
         self.version = version
-        self.memory = Reservation(repository.memory, size * COPIES_WHILE_LOADED)
         self._repository = repository
+        self._space = space
+        self._draft: Draft | None = None
         self._held = True
         repository.pending.add((model_id, version))
 
@@ -51,50 +75,86 @@ class Admission:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        if self._held:
+            self.close()
+
+    def begin(self, *, bundle: bool, observe: Callable[[bytearray], None]) -> Draft:
+        """As `Store.begin`."""
+        if self._space is None:
+            raise AssertionError("there is no room for a body")
+        self._draft = self._repository.store.begin(self._space, bundle=bundle, observe=observe)
+        return self._draft
 
     def grow(self, size: int) -> None:
         """Make room for `size` bytes more.
 
         Raises:
-            QuotaExceeded: `quota.memory`.
+            QuotaExceeded: `quota.namespace_bytes`, `quota.store`.
         """
-        self.memory.grow(size * COPIES_WHILE_LOADED)
+        if self._space is not None:
+            self._space.grow(size)
 
-    def take_over(self) -> Admission:
-        """Move what is held to a new admission; closing this one no longer does anything."""
-        successor = copy.copy(self)
-        self.memory, self._held = Reservation(self._repository.memory), False
-        return successor
+    def take_over(self) -> None:
+        """Whoever calls closes it; the end of the context no longer does."""
+        self._held = False
+
+    def keep(self) -> None:
+        """The model is stored: only the name is not an upload any more."""
+        self._repository.pending.discard((self.id, self.version))
+        self._draft = self._space = None
 
     def close(self) -> None:
         """Give back what is held; harmless when repeated."""
-        self.memory.release()
-        if self._held:
-            self._repository.pending.discard((self.id, self.version))
-            self._held = False
+        self._repository.pending.discard((self.id, self.version))
+        if self._draft is not None:
+            self._draft.discard()
+        elif self._space is not None:
+            self._space.release()
 
 
 class Repository:
     """All models of one enclave.
 
+    Args:
+        loader: loads what was uploaded.
+        engine: loads models that were lent.
+        config: how much there may be.
+        threads: where models run that were lent.
+        spool: folder for what was uploaded; see `Store`.
+        open_beside: opens a second copy of an uploaded model in the server's own process; None never does.
+
     Attributes:
-        memory: the budget that all of them share.
+        memory: who holds what is in memory of all of them.
+        store: what is on disk of all of them.
         pending: names of uploads in progress; they count as models but cannot be seen.
         generation: changes whenever what a name resolves to may have changed.
     """
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
-        self.memory = Budget(limits.model_memory_bytes, _no_memory)
+    def __init__(
+        self,
+        loader: Loader,
+        engine: Engine,
+        config: EnclaveConfig,
+        threads: RunningThreads,
+        *,
+        spool: Path | None = None,
+        open_beside: Callable[[PlainModel, Trial], Session] | None = None,
+    ) -> None:
+        self.memory = Residency(config.limits.model_memory_bytes)
+        self.store = Store(config.limits, spool)
         self.pending: set[tuple[ModelId, int]] = set()
         self.generation = 0
+        self._loader = loader
         self._engine = engine
-        self._limits = limits
+        self._threads = threads
+        self._open_beside = open_beside
+        self._limits = config.limits
+        self._inline_us = config.runtime.inline_us
         self._models: dict[ModelId, dict[int, ModelVersion]] = {}
-        self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="load")
-        # Of its own: models whose load takes for ever must not keep one that was lent in memory.
-        self._wiper = ThreadPoolExecutor(1, thread_name_prefix="wipe")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._first_loads = asyncio.Semaphore(FIRST_LOADS)
+        self._reloads = asyncio.Semaphore(RELOADS)
+        self._opening = ThreadPoolExecutor(_LEASED_LOADS, thread_name_prefix="load")
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def admit(self, model_id: ModelId, *, version: int | None, size: int) -> Admission:
         """Make room for an upload before its body is read.
@@ -105,48 +165,31 @@ class Repository:
             size: bytes it will have; 0 when not known yet (see `Admission.grow`).
 
         Raises:
-            QuotaExceeded: `quota.model_size`, `quota.models` or `quota.memory`.
+            QuotaExceeded: `quota.model_size`, `quota.models`, `quota.namespace_models`, `quota.memory` for what could
+                never be loaded, `quota.namespace_bytes`, `quota.store`.
             InvalidModel: `model.version_exists`.
         """
-        if size > self._limits.max_model_bytes:
-            raise model_too_large(self._limits.max_model_bytes)
-        taken = {*self._models.get(model_id, ()), *(number for name, number in self.pending if name == model_id)}
-        if version in taken:
-            raise InvalidModel(
-                f"version {version} of the model {model_id} exists",
-                code="model.version_exists",
-                hint="delete it first, or leave the version out to add the next one",
-            )
-        if len(self.pending) + sum(map(len, self._models.values())) >= self._limits.max_models:
+        number = self._admit_name(model_id, version, size)
+        taken = [name for name, _ in self.pending] + [found.id for found in self]
+        if sum(name.namespace == model_id.namespace for name in taken) >= self._limits.max_namespace_models:
             raise QuotaExceeded(
-                f"the enclave holds {self._limits.max_models} models, as many as it may",
-                code="quota.models",
-                hint="delete a model first",
+                f"the namespace has {self._limits.max_namespace_models} models, as many as it may",
+                code="quota.namespace_models",
+                hint="delete a model of this namespace first",
             )
-        number = version if version is not None else max(taken, default=0) + 1
-        if number > MAX_VERSION:
-            raise InvalidModel(f"the model {model_id} has no version number left", code="model.version_exists")
-        return Admission(self, model_id, number, size)
+        self.memory.refuse_too_large(_first_need(size))
+        return Admission(self, model_id, number, self.store.reserve(model_id.namespace, size))
 
-    async def commit(self, admission: Admission, content: Content) -> ModelVersion:
+    async def commit(self, admission: Admission, stored: StoredModel) -> ModelVersion:
         """Load an uploaded model and, once that worked, make it visible. Takes the admission over.
 
         Raises:
-            InvalidModel: from the engine; nothing is stored.
+            InvalidModel: `model.*`; nothing is stored.
+            QuotaExceeded: `quota.memory`, `quota.run_memory`, `quota.load_time`.
+            Unavailable: `busy`, `unavailable.store`.
         """
-        # Closed by the task that loads, not by a caller who may be cancelled before the thread has ended.
-        admitted = admission.take_over()
-        version: list[ModelVersion] = []
-
-        async def load() -> None:
-            with admitted:
-                session = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._engine.load, content.model, content.external
-                )
-                version.append(self._install(admitted, content, session))
-
-        await self._complete(load())
-        return version[0]
+        admission.take_over()
+        return await self._complete(self._commit(admission, stored))
 
     async def install_leased(
         self, model_id: ModelId, source: SealedSource, data_key: Buffer, *, model_digest: str, version: int = 1
@@ -166,6 +209,7 @@ class Repository:
         Raises:
             InvalidModel: `model.sealed_*`, `model.version_exists`, or the engine's refusal; what `source` raises.
             QuotaExceeded: `quota.model_size`, `quota.models`, `quota.memory`.
+            Unavailable: `busy`.
         """
         head = await read_sealed_head(source, model_digest)
         size = head.header.size
@@ -177,19 +221,36 @@ class Repository:
         def read(offset: int, length: int) -> Future[bytes]:
             return asyncio.run_coroutine_threadsafe(source.read(offset, length), loop)
 
-        with self.admit(model_id, version=version, size=size) as admission:
-            admitted = admission.take_over()
+        admission = Admission(self, model_id, self._admit_name(model_id, version, size), None)
 
         async def load() -> None:
-            with admitted:
-                session = await loop.run_in_executor(self._executor, load_sealed, self._engine, head, data_key, read)
-                if given_up:
-                    await loop.run_in_executor(self._wiper, close_wiped, session)
-                    return
-                # The other half was for the plaintext.
-                admitted.memory.shrink_to(size * (COPIES_WHILE_LOADED - 1))
-                content = Content(b"", {}, head.header.model_digest, size)
-                installed.append(self._add(admitted, content, session, leased=True))
+            claim = None
+            with admission:
+                # The second copy is the plaintext, until it was loaded.
+                claim = await self.memory.claim(size * COPIES_WHILE_LOADED)
+                try:
+                    session = await loop.run_in_executor(self._opening, load_sealed, self._engine, head, data_key, read)
+                    if given_up:
+                        await self._threads.free_session(close_wiped, session)
+                        return
+                    description = _lent(session, self._engine, size)
+                    runner = ThreadRunner(session, description, self._threads, free=close_wiped)
+                    made = ModelVersion(
+                        model_id,
+                        version,
+                        self.memory,
+                        description=description,
+                        leased=True,
+                        sha256=head.header.model_digest,
+                        uploaded=size,
+                    )
+                    made.enter(Loaded(description, runner, session), claim)
+                    claim = None
+                    self._add(made)
+                    installed.append(made)
+                finally:
+                    if claim is not None:
+                        claim.release()
 
         try:
             await self._complete(load())
@@ -213,9 +274,35 @@ class Repository:
             cancel: cancels the runs in progress, each of which ends before its next operator; called when no other can
                 begin any more.
         """
-        leased.bar(reason)
+        if leased.loaded is not None:
+            leased.bar(reason)
         cancel()
-        await self._complete(leased.revoke(self._wiper, reason))
+        await self._complete(_revoke(leased, reason))
+
+    async def bring(self, version: ModelVersion) -> Loaded:
+        """A version that is READY, in memory. Whoever has begun a run of it finds it there until that has ended.
+
+        Raises:
+            ModelNotFound: `model.not_loaded`, it is not READY any more.
+            InvalidModel: `model.store_damaged`; `model.crashed` and whatever else loading it again shows.
+            QuotaExceeded: `quota.memory`, `quota.run_memory`, `quota.load_time`.
+            Unavailable: `busy`, `unavailable.store`.
+        """
+        loaded = version.loaded
+        if loaded is not None:
+            return loaded
+        if version.state is not State.READY:
+            raise version.not_loaded()
+        bringing = version.bringing
+        if bringing is None:
+            bringing = version.bringing = self._begin(self._bring(version))
+            bringing.add_done_callback(lambda _: _brought(version))
+        try:
+            return await asyncio.shield(bringing)
+        except asyncio.CancelledError:
+            if bringing.cancelled() and version.state is not State.READY:
+                raise version.not_loaded() from None
+            raise
 
     def resolve(self, model_id: ModelId, version: int | None = None) -> ModelVersion:
         """Find a version: the one named, else the highest that is ready, else the highest.
@@ -249,24 +336,23 @@ class Repository:
                 yield self._models[model_id][number]
 
     async def load(self, model_id: ModelId, version: int | None = None) -> None:
-        """Make one version, or all of a model, ready.
+        """Make one version, or all of a model, ready, and bring it into memory.
 
         Raises:
             ModelNotFound: `model.not_found`.
-            QuotaExceeded: `quota.memory`.
-            InvalidModel: from the engine.
+            InvalidModel, QuotaExceeded, Unavailable: as `bring`.
         """
         for found in self._unleased(model_id, version):
-            await self._complete(found.load(self._engine, self._executor))
+            await self._complete(self._load(found))
 
     async def unload(self, model_id: ModelId, version: int | None = None) -> None:
-        """Free the sessions of one version, or of all of a model, when their last runs have ended.
+        """Take one version, or all of a model, out of memory when their last runs have ended, until they are loaded.
 
         Raises:
             ModelNotFound: `model.not_found`.
         """
         for found in self._unleased(model_id, version):
-            await self._complete(found.unload())
+            await self._complete(_unload(found))
 
     async def delete(self, model_id: ModelId, version: int | None = None) -> None:
         """Remove one version, or all of a model: from sight at once, from memory when their last runs have ended.
@@ -281,7 +367,7 @@ class Repository:
             del self._models[model_id]
         self.generation += 1
         for found in doomed:
-            await self._complete(found.discard())
+            await self._complete(_discard(found))
 
     async def close(self) -> None:
         """Let loads in progress end, then free everything."""
@@ -292,20 +378,138 @@ class Repository:
             self._forget_revoked(leased.id, leased.version)
         for model_id in list(self._models):
             await self.delete(model_id)
-        self._executor.shutdown()
-        self._wiper.shutdown()
+        await self.memory.close()
+        self._opening.shutdown()
+        self.store.close()
 
-    def _install(self, admission: Admission, content: Content, session: Session) -> ModelVersion:
-        # The upload made room for the body; a bundle holds a little less than that.
-        admission.memory.shrink_to(content.size * COPIES_WHILE_LOADED)
-        return self._add(admission, content, session)
+    def _admit_name(self, model_id: ModelId, version: int | None, size: int) -> int:
+        """The number of a new version.
 
-    def _add(self, admission: Admission, content: Content, session: Session, *, leased: bool = False) -> ModelVersion:
-        memory, admission.memory = admission.memory, Reservation(self.memory)
-        version = ModelVersion(admission.id, admission.version, content, session, memory, leased=leased)
-        self._models.setdefault(admission.id, {})[admission.version] = version
-        self.generation += 1
+        Raises:
+            QuotaExceeded: `quota.model_size`, `quota.models`.
+            InvalidModel: `model.version_exists`.
+        """
+        if size > self._limits.max_model_bytes:
+            raise model_too_large(self._limits.max_model_bytes)
+        taken = {*self._models.get(model_id, ()), *(number for name, number in self.pending if name == model_id)}
+        if version in taken:
+            raise InvalidModel(
+                f"version {version} of the model {model_id} exists",
+                code="model.version_exists",
+                hint="delete it first, or leave the version out to add the next one",
+            )
+        if len(self.pending) + sum(map(len, self._models.values())) >= self._limits.max_models:
+            raise QuotaExceeded(
+                f"the enclave holds {self._limits.max_models} models, as many as it may",
+                code="quota.models",
+                hint="delete a model first",
+            )
+        number = version if version is not None else max(taken, default=0) + 1
+        if number > MAX_VERSION:
+            raise InvalidModel(f"the model {model_id} has no version number left", code="model.version_exists")
+        return number
+
+    async def _commit(self, admission: Admission, stored: StoredModel) -> ModelVersion:
+        try:
+            claim = await self.memory.claim(_first_need(stored.size))
+            try:
+                async with self._first_loads:
+                    loaded = await self._open(stored, None)
+            except BaseException:
+                claim.release()
+                raise
+            version = ModelVersion(
+                admission.id,
+                admission.version,
+                self.memory,
+                description=loaded.description,
+                content=stored,
+                sha256=stored.sha256,
+                uploaded=stored.size,
+            )
+            admission.keep()
+        finally:
+            admission.close()
+        self._enter(version, loaded, claim)
+        self._add(version)
         return version
+
+    async def _bring(self, version: ModelVersion) -> Loaded:
+        async with version.lock:
+            version.bringing = None
+            if version.state is not State.READY:
+                raise version.not_loaded()
+            return version.loaded or await self._reload(version)
+
+    async def _load(self, version: ModelVersion) -> None:
+        async with version.lock:
+            if version.deleted:
+                raise not_found(f"version {version.version} of the model {version.id}")
+            if version.loaded is not None:
+                return
+            ready = version.state is State.READY
+            if not ready:
+                version.state, version.reason = State.LOADING, ""
+            try:
+                await self._reload(version)
+            except BlindAIError as error:
+                if not ready:
+                    version.state, version.reason = State.UNAVAILABLE, error.code
+                raise
+            version.state = State.READY
+
+    async def _reload(self, version: ModelVersion) -> Loaded:
+        """Load what is stored of a version again. With its lock held."""
+        content = version.content
+        if content is None:
+            raise version.not_loaded()
+        # What it was seen to hold, and the body, which is in memory beside it until it is loaded.
+        claim = await self.memory.claim(min(version.peak + content.size, self.memory.total))
+        try:
+            async with self._reloads:
+                loaded = await self._open(content, version.description.trial)
+        except BaseException as error:
+            claim.release()
+            if isinstance(error, InvalidModel) and error.code == _DAMAGED:
+                version.state, version.reason = State.UNAVAILABLE, error.code
+                self.generation += 1
+            raise
+        self._enter(version, loaded, claim)
+        return loaded
+
+    async def _open(self, content: StoredModel, trial: Trial | None) -> Loaded:
+        with await self.store.open(content) as plain:
+            runner = await self._loader.load(plain, trial=trial)
+            if isinstance(runner, ThreadRunner):
+                return Loaded(runner.description, runner, runner.session)
+            try:
+                return await self._beside(plain, runner)
+            except BaseException:
+                await runner.close()
+                raise
+
+    async def _beside(self, plain: PlainModel, runner: Runner) -> Loaded:
+        """Add a second copy, in the server's own process, of a model that may run there."""
+        trial = runner.description.trial
+        quick = trial.bounded and plain.size <= INLINE_MODEL_BYTES and trial.run_us < self._inline_us
+        if self._open_beside is None or not quick:
+            return Loaded(runner.description, runner)
+        session = await asyncio.get_running_loop().run_in_executor(self._opening, self._open_beside, plain, trial)
+        return Loaded(runner.description, runner, session, copied=True)
+
+    def _enter(self, version: ModelVersion, loaded: Loaded, claim: Claim) -> None:
+        version.enter(loaded, claim)
+        loaded.runner.ended.add_done_callback(lambda _: self._ended(version, loaded))
+
+    def _ended(self, version: ModelVersion, loaded: Loaded) -> None:
+        """A runner has ended. Where nobody wanted that, the next request starts another."""
+        if version.loaded is loaded:
+            claim, leaving = version.leave()
+            self._begin(_release_after(leaving, claim))
+
+    def _add(self, version: ModelVersion) -> None:
+        self._models.setdefault(version.id, {})[version.version] = version
+        self.generation += 1
 
     def _unleased(self, model_id: ModelId, version: int | None) -> list[ModelVersion]:
         """As `versions`, for what the owner of the enclave may change: not a model that was lent.
@@ -325,34 +529,81 @@ class Repository:
     def _forget_revoked(self, model_id: ModelId, version: int) -> None:
         """Make the name of a revoked version free."""
         found = self._models.get(model_id, {}).get(version)
-        if found is not None and found.leased and found.session is None and found.state is State.UNAVAILABLE:
+        if found is not None and found.leased and found.loaded is None and found.state is State.UNAVAILABLE:
             del self._models[model_id][version]
             if not self._models[model_id]:
                 del self._models[model_id]
             self.generation += 1
 
-    async def _complete(self, change: Coroutine[None, None, None]) -> None:
+    async def _complete(self, change: Coroutine[None, None, _Result]) -> _Result:
         """Carry a change through even if the caller, whose client may have gone, is cancelled."""
+        return await asyncio.shield(self._begin(change))
+
+    def _begin(self, change: Coroutine[None, None, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.ensure_future(change)
         self._tasks.add(task)
         task.add_done_callback(self._completed)
-        await asyncio.shield(task)
+        return task
 
-    def _completed(self, task: asyncio.Task[None]) -> None:
+    def _completed(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self.generation += 1
         if not task.cancelled():
             task.exception()  # seen here, so that asyncio does not report it when nobody waits any more
 
 
+async def _unload(version: ModelVersion) -> None:
+    async with version.lock:
+        if version.state is State.READY:
+            await version.drain()
+            version.state, version.reason = State.UNAVAILABLE, "unloaded"
+
+
+async def _discard(version: ModelVersion) -> None:
+    """As `_unload`, and delete the content too. The version is of no use afterwards."""
+    async with version.lock:
+        await version.drain()
+        version.state, version.deleted = State.UNAVAILABLE, True
+        if version.content is not None:
+            version.content.delete()
+            version.content = None
+
+
+async def _revoke(version: ModelVersion, reason: str) -> None:
+    async with version.lock:
+        if version.loaded is not None:
+            await version.drain(reason)
+            version.state = State.UNAVAILABLE
+
+
+async def _release_after(leaving: Coroutine[None, None, None], claim: Claim) -> None:
+    try:
+        await leaving
+    finally:
+        claim.release()
+
+
+def _brought(version: ModelVersion) -> None:
+    version.bringing = None
+
+
+def _first_need(size: int) -> int:
+    """What a model is taken to need while it is loaded for the first time."""
+    return size * COPIES_WHILE_LOADED + LOAD_BYTES
+
+
+def _lent(session: Session, engine: Engine, size: int) -> Description:
+    trial = Trial(engine=engine.platform, threads=1, precision="float32")
+    return Description(
+        inputs=session.inputs,
+        outputs=session.outputs,
+        platform=engine.platform,
+        memory=size,
+        trial=trial,
+        optional=session.optional,
+    )
+
+
 def model_too_large(limit: int) -> QuotaExceeded:
     """The refusal of a model above the limit for one model."""
     return QuotaExceeded(f"a model may have up to {limit} bytes", code="quota.model_size")
-
-
-def _no_memory(wanted: int, free: int) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"the enclave has {free} bytes left for models, and this needs {wanted}",
-        code="quota.memory",
-        hint="delete or unload a model first",
-    )

@@ -1,6 +1,7 @@
-"""Taking in a model: one ONNX file or a bundle, streamed into memory that was made room for beforehand.
+"""Taking in a model: one ONNX file or a bundle, streamed to where there was made room for it beforehand.
 
-An upload that fails or is cut leaves nothing: its memory and its version number are free again.
+Of the body one chunk is in memory, the rest is on disk, encrypted. What is in it is looked at where it is loaded. An
+upload that fails or is cut leaves nothing: its room and its version number are free again.
 """
 
 from __future__ import annotations
@@ -9,19 +10,17 @@ import base64
 import binascii
 import hashlib
 import hmac
-import io
 from typing import TYPE_CHECKING, Final, Protocol
 
-from blindai.enclave.bundle import Bundle
-from blindai.enclave.model_version import Content, ModelVersion
 from blindai.enclave.repository import Repository, model_too_large
-from blindai.errors import InvalidModel, QuotaExceeded, Unavailable
+from blindai.errors import InvalidModel, Unavailable
 from blindai.wire.bundle import BUNDLE_TYPE, ONNX_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from blindai.enclave.model_id import ModelId
+    from blindai.enclave.model_version import ModelVersion
 
 FILE_TYPES: Final = (ONNX_TYPE, "application/octet-stream")
 
@@ -35,7 +34,7 @@ _MAX_LISTED: Final = 16
 class Hash(Protocol):
     """The part of a `hashlib` object used here."""
 
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | bytearray, /) -> None: ...
 
     def digest(self) -> bytes: ...
 
@@ -68,7 +67,7 @@ class ContentDigest:
         if not self._expected or len(self._expected) > _MAX_LISTED:
             raise _digest_error("the header Content-Digest lists no digest that can be checked")
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | bytearray) -> None:
         """Take the next bytes of the body."""
         for computed, _ in self._expected:
             computed.update(data)
@@ -110,8 +109,8 @@ async def receive_model(
     Raises:
         InvalidModel: `model.content_type`, `model.digest`, `model.bundle`, `model.empty`, `model.version_exists`, or
             the engine's refusal.
-        QuotaExceeded: `quota.model_size`, `quota.models`, `quota.memory`.
-        Unavailable: when the body is cut; nobody is left to read it.
+        QuotaExceeded: as `Repository.admit`, and what loading it takes.
+        Unavailable: `busy`; `unavailable.store`; `unavailable` when the body is cut; nobody is left to read it.
     """
     if content_type not in (*FILE_TYPES, BUNDLE_TYPE):
         raise InvalidModel(
@@ -121,40 +120,20 @@ async def receive_model(
         )
     digest = ContentDigest(content_digest)
     with repository.admit(model_id, version=version, size=length or 0) as admission:
+        draft = admission.begin(bundle=content_type == BUNDLE_TYPE, observe=digest.update)
         total = 0
-        sha256 = hashlib.sha256()
-        files = Bundle() if content_type == BUNDLE_TYPE else _File()
-        try:
-            async for chunk in body:
-                total += len(chunk)
-                if total > max_bytes:
-                    raise model_too_large(max_bytes)
-                if length is None:
-                    admission.grow(len(chunk))
-                sha256.update(chunk)
-                digest.update(chunk)
-                files.write(chunk)
-        except MemoryError as error:
-            raise QuotaExceeded("the enclave has no memory left for this model", code="quota.memory") from error
+        async for chunk in body:
+            total += len(chunk)
+            if total > max_bytes:
+                raise model_too_large(max_bytes)
+            if length is None:
+                admission.grow(len(chunk))
+            await draft.write(chunk)
         if not total:
             raise InvalidModel("the model is empty", code="model.empty", hint="send the file's bytes as the body")
+        await draft.finish()
         digest.verify()
-        model, external = files.files()
-        del files  # it shares the bytes, which the repository may want to free
-        return await repository.commit(admission, Content(model, external, sha256.hexdigest(), total))
-
-
-class _File:
-    """One file, growing in a buffer that becomes the result without being copied (CPython's BytesIO)."""
-
-    def __init__(self) -> None:
-        self._buffer = io.BytesIO()
-
-    def write(self, data: bytes) -> None:
-        self._buffer.write(data)
-
-    def files(self) -> tuple[bytes, dict[str, bytes]]:
-        return self._buffer.getvalue(), {}
+        return await repository.commit(admission, draft.stored)
 
 
 def cut() -> Unavailable:

@@ -63,6 +63,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "model.not_loaded": Problem(404, ModelNotFound),
     "model.version_exists": Problem(409, InvalidModel),
     "model.content_type": Problem(415, InvalidModel),
+    "model.store_damaged": Problem(500, InvalidModel),
     "model.task": Problem(409, InvalidInput),
     # Limits: 413 where another request would fit, 507 where the enclave itself is full.
     "quota.body": Problem(413, QuotaExceeded),

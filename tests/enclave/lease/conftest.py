@@ -20,13 +20,11 @@ from blindai.channel.keyset import PrivateKeyset
 from blindai.crypto import hpke
 from blindai.custody.sealing import new_data_key, seal
 from blindai.enclave.config import Custody, EnclaveConfig
-from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.inference import Inference
 from blindai.enclave.lease.keeper import Keeper
 from blindai.enclave.lease.model import LoanedModel
 from blindai.enclave.receipts import Receipts
 from blindai.enclave.reply import Reply
-from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidInput, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.consumer_token import ConsumerToken
@@ -46,6 +44,7 @@ from blindai.wire.custody import (
 )
 from blindai.wire.problems import problem_body, status_of
 from enclave_server import binary_request, node_model
+from repositories import ThreadRepository
 
 LEASE = "lease-aaaaaaaaaaaaaaaa"
 INSTANCE = "1" * 64
@@ -327,7 +326,7 @@ class Borrower:
             lease=LEASE,
             model_id="acme/lent",
         )
-        self.repository = Repository(OnnxRuntimeEngine(), self.config.limits)
+        self.repository = ThreadRepository(limits=self.config.limits)
         self.inference = Inference(self.config, Receipts(None, grant=lambda: None))
         self.refused: list[str] = []
         self.model = LoanedModel(custody, self.repository, self.inference, connect=custodian.connect, path=path)

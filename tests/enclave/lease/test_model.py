@@ -11,15 +11,14 @@ import pytest
 from blindai.channel.http1 import Answer
 from blindai.crypto.wipe import fresh_bytes
 from blindai.enclave.config import Custody, EnclaveConfig
-from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.inference import Inference
 from blindai.enclave.lease.model import LoanedModel
 from blindai.enclave.model_version import State
 from blindai.enclave.receipts import Receipts
-from blindai.enclave.repository import Repository
 from blindai.errors import BlindAIError, InvalidModel, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.problems import problem_body
+from repositories import ThreadRepository
 
 from .conftest import LEASE, FakeCustodian, sealed_for
 
@@ -61,7 +60,7 @@ class Loan:
         self.path = sealed_for(self.custodian, folder, model)
         self.shelf = Shelf(self.path.read_bytes())
         config = EnclaveConfig()
-        self.repository = Repository(OnnxRuntimeEngine(), config.limits)
+        self.repository = ThreadRepository(limits=config.limits)
         self.inference = Inference(config, Receipts(None, grant=lambda: None))
         self.custody = Custody(address="x:1", public_key="ab" * 32, lease=LEASE, model_id="acme/lent")
 
