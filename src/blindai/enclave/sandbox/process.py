@@ -1,0 +1,450 @@
+"""One model in a process of its own, as the server sees it: a runner on the event loop, without a thread.
+
+Whatever the process answers may be written by the author of the model. What an honest one would not say ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from blindai.enclave.batch import rows_of
+from blindai.enclave.runner import Ran
+from blindai.enclave.sandbox.messages import (
+    EXIT_MEMORY,
+    FRAME,
+    MAX_ANSWER_BYTES,
+    MAX_HEADER_BYTES,
+    Answer,
+    Kind,
+    Loaded,
+    LoadRequest,
+    ProtocolError,
+    Refusal,
+    RunRequest,
+    check_description,
+    decode_reply,
+    encode,
+    error_of,
+    frame,
+    parse,
+)
+from blindai.enclave.sandbox.slot import Layout, Slot, read_tensor
+from blindai.errors import BlindAIError, InvalidModel, ModelNotFound, QuotaExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blindai.enclave.description import Description
+    from blindai.enclave.runner import Plain, Work
+    from blindai.enclave.sandbox.fork_server import Forked
+    from blindai.enclave.sandbox.messages import Died
+    from blindai.wire.tensor import Tensor
+
+CANCEL_GRACE: Final = 1.0
+"""Seconds that a run may take to heed that it was broken off, which it does between two operators of its model."""
+
+PROCESS_BYTES: Final = 12 << 20
+"""Memory of a process that is its own before it has a model: what it has written to of what it shares with others."""
+
+_MAX_RUN: Final = 2**32 - 1
+_NEARLY_ALL: Final = 0.75
+_PAGE: Final = resource.getpagesize()
+
+
+class _Run(asyncio.Future[Ran]):
+    """A run that was asked for, as the future of its result."""
+
+    def __init__(self, process: WorkerProcess, batch: Sequence[Work], seconds: float) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.process = process
+        self.batch = batch
+        self.seconds = seconds
+        self.number = 0
+        self.lane: _Lane | None = None
+        self.rows: list[int] = []
+        self.wanted: list[str] = []
+        self.used = 0
+        self.grown = False
+        self.started_ns = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.blame = ""
+
+    def cancel(self, msg: object = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.process.break_off(self)
+        return cancelled
+
+
+class _Lane:
+    """One run at a time: a socket and the memory of its tensors."""
+
+    __slots__ = ("index", "run", "slot", "socket")
+
+    def __init__(self, index: int, connection: socket.socket) -> None:
+        self.index = index
+        self.socket = connection
+        self.slot: Slot | None = None
+        self.run: _Run | _Load | None = None
+
+
+class _Load(asyncio.Future["Description"]):
+    """A load under way: the first thing that the first lane does."""
+
+    def __init__(self) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.number = 0
+        self.used = 0
+        self.grown = False
+
+
+class WorkerProcess:
+    """See `runner.Runner`. Runs that are asked for beyond `lanes` wait for one of the others to end.
+
+    Args:
+        forked: the process; this closes its descriptor.
+        channel: the server's end.
+        lanes: most runs at once.
+        data_bytes: memory that it may take.
+        slot_bytes: most memory for the tensors of one run.
+    """
+
+    description: Description
+
+    def __init__(self, forked: Forked, channel: socket.socket, *, lanes: int, data_bytes: int, slot_bytes: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.process = forked.process
+        self.lanes = lanes
+        self.ended: asyncio.Future[str] = self._loop.create_future()
+        self._handle = forked.handle
+        self._channel = channel
+        self._data_bytes = data_bytes
+        self._slot_bytes = slot_bytes
+        self._lanes: list[_Lane] = []
+        self._idle: list[_Lane] = []
+        self._waiting: deque[_Run] = deque()
+        self._number = 0
+        self._reason = ""
+        self._statm = -1
+        with contextlib.suppress(OSError):  # it has ended already, which will be heard
+            self._statm = os.open(f"/proc/{forked.process}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._shared = self._own_bytes()
+        self._memory = PROCESS_BYTES
+        self._measured = True
+        forked.died.add_done_callback(lambda died: self._died(died.result()))
+
+    @property
+    def memory(self) -> int:
+        """As `runner.Runner.memory`, in the words of the kernel: its own pages, and those of its tensors."""
+        if not self._measured and not self.ended.done():
+            self._measured = True
+            slots = sum(lane.slot.size for lane in self._lanes if lane.slot is not None)
+            self._memory = PROCESS_BYTES + max(0, self._own_bytes() - self._shared) + slots
+        return self._memory
+
+    async def open(self, plain: Plain, request: LoadRequest, seconds: float) -> None:
+        """Let it open its model. Once, and before anything else. It is ended where that fails.
+
+        Raises:
+            InvalidModel, QuotaExceeded: as `runner.Loader.load`.
+        """
+        load = _Load()
+        timer = self._loop.call_later(seconds, self.kill, "quota.load_time")
+        try:
+            lane = self._new_lane()
+            header = encode(request)
+            slot = self._slot(lane, len(header))
+            slot.view[: len(header)] = header
+            self._assign(lane, load, len(header))
+            size = os.fstat(plain.fileno()).st_size
+            self._send(lane, frame(Kind.LOAD, load.number, 0, len(header), size), plain.fileno())
+            self.description = await load
+        except BaseException:
+            self.kill("model.not_loaded")
+            raise
+        finally:
+            timer.cancel()
+
+    def run(self, batch: Sequence[Work], *, seconds: float) -> asyncio.Future[Ran]:
+        """As `runner.Runner.run`."""
+        run = _Run(self, batch, seconds)
+        if self._reason or self.ended.done():
+            run.set_exception(_error(self._reason or self.ended.result()))
+        elif self._idle:
+            self._begin(self._idle.pop(), run)
+        elif len(self._lanes) < self.lanes:
+            self._begin(self._new_lane(), run)
+        else:
+            self._waiting.append(run)
+        return run
+
+    def break_off(self, run: _Run) -> None:
+        """Ask a run to end, and see to it that it does. Without effect where it has not begun."""
+        lane = run.lane
+        if lane is None or lane.run is not run:
+            return
+        if run.timer is not None:
+            run.timer.cancel()
+        with contextlib.suppress(OSError):
+            self._channel.send(frame(Kind.CANCEL, run.number, figure=lane.index))
+        run.timer = self._loop.call_later(CANCEL_GRACE, self.kill, run.blame or "model.crashed")
+
+    def renice(self, niceness: int) -> bool:
+        """Set the niceness of the process, all its threads included; whether the system let us."""
+        try:
+            os.setpriority(os.PRIO_PGRP, self.process, niceness)
+        except (PermissionError, ProcessLookupError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """As `runner.Runner.close`."""
+        self.kill("model.not_loaded")
+        await asyncio.shield(self.ended)
+
+    def kill(self, reason: str) -> None:
+        """End the process. What runs fails with `reason`, a code. Without effect where it is ending already."""
+        if self._reason or self.ended.done():
+            return
+        self._reason = reason
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    def _begin(self, lane: _Lane, run: _Run) -> None:
+        try:
+            layout = Layout()
+            first = run.batch[0]
+            for name in first.inputs:
+                layout.add([work.inputs[name] for work in run.batch])
+            if len(run.batch) > 1:
+                run.rows = [rows_of(work.inputs) for work in run.batch]
+            run.wanted = list(first.outputs) or [spec.name for spec in self.description.outputs]
+            header = encode(RunRequest(layout.heads, run.wanted))
+            used = layout.end + len(header)
+            offset = layout.write(self._slot(lane, used).view, header)
+        except BlindAIError as error:
+            run.set_exception(error)
+            self._next(lane)
+            return
+        run.lane = lane
+        run.batch = ()
+        self._assign(lane, run, used)
+        run.started_ns = time.perf_counter_ns()
+        run.timer = self._loop.call_later(run.seconds, self._over, run)
+        self._send(lane, frame(Kind.RUN, run.number, offset, len(header)))
+
+    def _assign(self, lane: _Lane, run: _Run | _Load, used: int) -> None:
+        self._number = self._number % _MAX_RUN + 1
+        run.number = self._number
+        run.used = used
+        lane.run = run
+
+    def _over(self, run: _Run) -> None:
+        run.blame = "quota.run_time"
+        self.break_off(run)
+
+    def _next(self, lane: _Lane) -> None:
+        """The lane is free: give it the next run, or put it aside."""
+        lane.run = None
+        while self._waiting:
+            run = self._waiting.popleft()
+            if not run.done():
+                self._begin(lane, run)
+                return
+        self._idle.append(lane)
+
+    def _new_lane(self) -> _Lane:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        lane = _Lane(len(self._lanes), ours)
+        self._lanes.append(lane)
+        with theirs, contextlib.suppress(OSError):  # it has ended, which will be heard
+            socket.send_fds(self._channel, [frame(Kind.LANE)], [theirs.fileno()])
+        self._loop.add_reader(ours, self._readable, lane)
+        return lane
+
+    def _slot(self, lane: _Lane, size: int) -> Slot:
+        """The memory of this lane, made anew where it is smaller."""
+        if lane.slot is not None and lane.slot.size >= size:
+            return lane.slot
+        if size > self._slot_bytes:
+            message = f"the tensors of this request take {size} bytes, more than {self._slot_bytes}"
+            raise QuotaExceeded(message, code="quota.run_memory")
+        try:
+            slot = Slot(size)
+        except (OSError, MemoryError) as error:
+            raise QuotaExceeded("there is no memory for the tensors of this request", code="quota.memory") from error
+        if lane.slot is not None:
+            lane.slot.close()
+        lane.slot = slot
+        self._send(lane, frame(Kind.SLOT, figure=slot.size), slot.fileno())
+        return slot
+
+    def _send(self, lane: _Lane, data: bytes, descriptor: int | None = None) -> None:
+        # A process that has ended, or does not read what it must, is heard of elsewhere: by its end, or by the time.
+        with contextlib.suppress(OSError):
+            if descriptor is None:
+                lane.socket.send(data)
+            else:
+                socket.send_fds(lane.socket, [data], [descriptor])
+
+    def _readable(self, lane: _Lane) -> None:
+        try:
+            data = lane.socket.recv(FRAME.size + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            # It has ended, or should: how is said by the nursery.
+            self._loop.remove_reader(lane.socket)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            return
+        if self._reason:
+            return
+        try:
+            self._take(lane, data)
+        except ProtocolError:
+            self.kill("model.crashed")
+
+    def _take(self, lane: _Lane, data: bytes) -> None:
+        kind, number, offset, length, figure = parse(data)
+        run, slot = lane.run, lane.slot
+        if run is None or slot is None or number != run.number:
+            raise ProtocolError("it answered what nobody has asked")
+        if kind == Kind.GROW:
+            if run.grown or not slot.size < figure <= MAX_ANSWER_BYTES + MAX_HEADER_BYTES:
+                raise ProtocolError("it asked for memory that it does not need")
+            run.grown = True
+            try:
+                self._slot(lane, figure)
+            except QuotaExceeded:
+                self.kill("quota.run_memory")
+            return
+        if kind != Kind.DONE or length > MAX_HEADER_BYTES or offset + length > slot.size:
+            raise ProtocolError("it sent no answer")
+        reply = decode_reply(bytes(slot.view[offset : offset + length]))
+        self._measured = False
+        if isinstance(run, _Load):
+            self._loaded(run, reply)
+        else:
+            self._ran(run, reply, slot, figure)
+        slot.clear(max(run.used, offset + length))
+        self._next(lane)
+
+    def _loaded(self, load: _Load, reply: Loaded | Answer | Refusal) -> None:
+        if isinstance(reply, Answer):
+            raise ProtocolError("it answered a load with tensors")
+        error = error_of(reply) if isinstance(reply, Refusal) else None
+        if isinstance(reply, Loaded):
+            try:
+                check_description(reply.description)
+            except InvalidModel as refused:
+                error = refused
+        if load.done():
+            return
+        if error is not None:
+            load.set_exception(error)
+        elif isinstance(reply, Loaded):
+            load.set_result(reply.description)
+
+    def _ran(self, run: _Run, reply: Loaded | Answer | Refusal, slot: Slot, taken: int) -> None:
+        if isinstance(reply, Loaded):
+            raise ProtocolError("it answered a run with a description")
+        result: Ran | BlindAIError
+        if isinstance(reply, Refusal):
+            result = error_of(reply)
+        else:
+            try:
+                answers = self._answers(run, reply, slot)
+                result = Ran(answers, min(taken, time.perf_counter_ns() - run.started_ns))
+            except InvalidModel as error:
+                result = error
+        if run.timer is not None:
+            run.timer.cancel()
+        if run.done():
+            return
+        if isinstance(result, Ran):
+            run.set_result(result)
+        else:
+            run.set_exception(result)
+
+    def _answers(self, run: _Run, answer: Answer, slot: Slot) -> list[list[Tensor]]:
+        """Copies of the outputs, for each request of the batch."""
+        heads = answer.outputs
+        if [head.name for head in heads] != run.wanted:
+            raise ProtocolError("it answered with other outputs than were asked for")
+        if sum(head.size for head in heads) > slot.size:
+            raise ProtocolError("its answer is larger than its memory")
+        declared = {spec.name: spec.datatype for spec in self.description.outputs}
+        columns = []
+        for head in heads:
+            if head.datatype != declared[head.name]:
+                raise ProtocolError("it answered with another datatype than it has described")
+            columns.append(read_tensor(slot.view, head, run.rows))
+        count = max(1, len(run.rows))
+        return [[column[index] for column in columns] for index in range(count)]
+
+    def _died(self, how: Died | None) -> None:
+        reason = self._reason or _cause(how, self._data_bytes)
+        self._reason = reason
+        for lane in self._lanes:
+            self._loop.remove_reader(lane.socket)
+            lane.socket.close()
+            if lane.slot is not None:
+                lane.slot.close()
+        self._channel.close()
+        for descriptor in (self._handle, self._statm):
+            if descriptor >= 0:
+                os.close(descriptor)
+        runs = [lane.run for lane in self._lanes if lane.run is not None]
+        for run in (*runs, *self._waiting):
+            if isinstance(run, _Run) and run.timer is not None:
+                run.timer.cancel()
+            if not run.done():
+                run.set_exception(_error(run.blame if isinstance(run, _Run) and run.blame else reason))
+        self._waiting.clear()
+        self._idle.clear()
+        self.ended.set_result(reason)
+
+    def _own_bytes(self) -> int:
+        """Bytes in memory that are no pages of files."""
+        if self._statm < 0:
+            return 0
+        try:
+            _, resident, shared, *_ = os.pread(self._statm, 128, 0).split()
+        except (OSError, ValueError):  # it has ended
+            return 0
+        return (int(resident) - int(shared)) * _PAGE
+
+
+def _cause(how: Died | None, data_bytes: int) -> str:
+    """Why a process has ended that nobody here has ended."""
+    if how is None:
+        return "model.crashed"
+    if os.WIFEXITED(how.status):
+        return "quota.run_memory" if os.WEXITSTATUS(how.status) == EXIT_MEMORY else "model.crashed"
+    # The system ends a process like this that has taken the last of its memory; nobody else does.
+    starved = os.WTERMSIG(how.status) == signal.SIGKILL or how.peak_bytes > data_bytes * _NEARLY_ALL
+    return "quota.run_memory" if starved else "model.crashed"
+
+
+def _error(code: str) -> BlindAIError:
+    if code == "model.not_loaded":
+        return ModelNotFound("the model was unloaded", code=code)
+    if code == "quota.run_memory":
+        return QuotaExceeded("the model needs more memory than its process may have", code=code)
+    if code == "quota.run_time":
+        return QuotaExceeded("the run was stopped: it took too long", code=code)
+    if code == "quota.load_time":
+        return QuotaExceeded("loading the model took too long", code=code)
+    return InvalidModel("the process of the model ended in the middle of its work", code="model.crashed")

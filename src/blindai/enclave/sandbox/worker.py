@@ -1,0 +1,284 @@
+"""The process of one model, from its side: confine itself, open the model, answer runs. It holds nothing but the model.
+
+It listens on its channel; each lane is served by a thread of its own, which waits on the lane's socket, so that a run
+changes threads nowhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import os
+import resource
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from blindai.enclave.config import EngineName
+from blindai.enclave.opening import OpeningSettings, open_model
+from blindai.enclave.sandbox.confinement import Bounds, confine
+from blindai.enclave.sandbox.messages import (
+    EXIT_FAULT,
+    EXIT_MEMORY,
+    FRAME,
+    MAX_ANSWER_BYTES,
+    MAX_HEADER_BYTES,
+    Answer,
+    Kind,
+    Loaded,
+    Refusal,
+    decode_load,
+    decode_run,
+    encode,
+    frame,
+    refusal_of,
+)
+from blindai.enclave.sandbox.slot import Layout
+from blindai.errors import BlindAIError
+from blindai.wire.tensor import Tensor, from_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blindai.enclave.engine import Cancellation, Session
+
+_GROWTH_BYTES: Final = 64 << 20
+"""When a process has so much more memory than before, what is free of it is given back."""
+
+_DESCRIPTOR_SPACE: Final = socket.CMSG_SPACE(4)
+_PAGE: Final = resource.getpagesize()
+# y = x, as ONNX: one operator, one element.
+_SMALLEST: Final = bytes.fromhex(
+    "080812003a360a100a017812017922084964656e7469747912005a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a001012"
+)
+_NO_MEMORY: Final = Refusal("quota.run_memory", "the model needs more memory than its process may have")
+_TOO_LONG: Final = Refusal("quota.run_memory", f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+
+
+def prepare(name: EngineName) -> None:
+    """Load all that an engine needs, by running the smallest model on it: there are no files any more afterwards.
+
+    Raises:
+        ConfigurationError: `configuration.engine`, it is not installed.
+    """
+    settings = OpeningSettings(engines=(name,))
+    opened = open_model(memoryview(_SMALLEST), bundle=False, settings=settings)
+    opened.session.run({"x": Tensor("x", "FP32", np.zeros(1, np.float32))}, cancellation=opened.session.cancellation())
+
+
+class Worker:
+    """What the threads of the process share.
+
+    Args:
+        channel: from the server.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lanes: list[Lane] = []
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._kept = self.resident()
+        self.session: Session | None = None
+
+    def serve(self) -> None:
+        """Listen until the server has gone."""
+        while True:
+            data, descriptor = receive(self._channel)
+            kind, run, _, _, figure = FRAME.unpack(data)
+            if kind == Kind.LANE:
+                lane = Lane(self, connect(descriptor))
+                self._lanes.append(lane)
+                threading.Thread(target=surely, args=(lane.serve,), daemon=True).start()
+            else:
+                self._lanes[figure].cancel(run)
+
+    def resident(self) -> int:
+        """Bytes of memory that the process has."""
+        return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+
+    def release_memory(self) -> None:
+        """After a run: give back what is free, where that has become much."""
+        if self._trim is not None and self.resident() > self._kept + _GROWTH_BYTES:
+            self._trim(0)
+            self._kept = self.resident()
+
+
+class Lane:
+    """One run at a time.
+
+    Args:
+        worker: whose model is run.
+        connection: to the server.
+    """
+
+    def __init__(self, worker: Worker, connection: socket.socket) -> None:
+        self._worker = worker
+        self._socket = connection
+        self._memory = np.empty(0, np.uint8)
+        self._view = memoryview(b"")
+        self._current: tuple[int, Cancellation] | None = None
+        self._cancelled = 0
+
+    def serve(self) -> None:
+        """Answer until the server has gone."""
+        while True:
+            data, descriptor = receive(self._socket)
+            kind, run, offset, length, figure = FRAME.unpack(data)
+            if kind == Kind.SLOT:
+                self._replace(descriptor, figure)
+            elif kind == Kind.RUN:
+                self._run(run, bytes(self._view[offset : offset + length]))
+            else:
+                self._load(run, bytes(self._view[offset : offset + length]), descriptor, figure)
+
+    def cancel(self, run: int) -> None:
+        """Break a run off, whether it has begun or not. From the thread that listens."""
+        self._cancelled = run
+        current = self._current
+        if current is not None and current[0] == run:
+            current[1].cancel()
+
+    def _replace(self, descriptor: int, size: int) -> None:
+        mapped = mmap.mmap(descriptor, size)
+        os.close(descriptor)
+        self._view = memoryview(mapped)
+        self._memory = np.frombuffer(mapped, np.uint8)
+
+    def _load(self, run: int, header: bytes, descriptor: int, size: int) -> None:
+        reply: Loaded | Refusal
+        try:
+            reply = self._open(header, descriptor, size)
+        except BlindAIError as error:
+            reply = known(error)
+        except MemoryError:
+            reply = _NO_MEMORY
+        gc.collect()
+        self._worker.release_memory()
+        content = encode(reply)
+        if len(content) > MAX_HEADER_BYTES:
+            content = encode(Refusal("model.too_complex", "the model's inputs and outputs take too long to describe"))
+        self._reply(run, Layout(), content)
+
+    def _open(self, header: bytes, descriptor: int, size: int) -> Loaded:
+        request = decode_load(header)
+        runtime = request.runtime
+        settings = OpeningSettings(
+            engines=runtime.engines,
+            reduced_precision=runtime.reduced_precision,
+            threads=runtime.threads,
+            max_batch=runtime.max_batch,
+            trial_ms=request.trial_ms,
+        )
+        body = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        os.close(descriptor)
+        opened = open_model(memoryview(body), bundle=request.bundle, settings=settings, trial=request.trial)
+        self._worker.session = opened.session
+        return Loaded(opened.description)
+
+    def _run(self, run: int, header: bytes) -> None:
+        session = self._worker.session
+        if session is None:
+            raise AssertionError("asked to run before the model was open")
+        reply: Answer | Refusal
+        layout = Layout()
+        taken = 0
+        cancellation = session.cancellation()
+        self._current = (run, cancellation)
+        if self._cancelled == run:
+            cancellation.cancel()
+        try:
+            request = decode_run(header)
+            view = self._view
+            inputs = {
+                head.name: from_binary(
+                    head.name, head.datatype, head.shape, view[head.offset : head.offset + head.size]
+                )
+                for head in request.inputs
+            }
+            started = time.perf_counter_ns()
+            outputs = session.run(inputs, request.outputs, cancellation=cancellation)
+            taken = time.perf_counter_ns() - started
+            reply = self._place(outputs, layout)
+        except BlindAIError as error:
+            reply = known(error)
+        except MemoryError:
+            reply = _NO_MEMORY
+        finally:
+            self._current = None
+        content = encode(reply)
+        inputs = {}
+        outputs = []
+        self._reply(run, layout, content, taken)
+        del layout
+        self._worker.release_memory()
+
+    def _place(self, outputs: Sequence[Tensor], layout: Layout) -> Answer | Refusal:
+        if sum(size_of(tensor) for tensor in outputs) > MAX_ANSWER_BYTES:
+            return _TOO_LONG
+        for tensor in outputs:
+            # An output may be an input as it came, and that memory is about to be written.
+            shared = np.may_share_memory(tensor.data, self._memory)
+            layout.add([Tensor(tensor.name, tensor.datatype, tensor.data.copy())] if shared else [tensor])
+        return Answer(layout.heads)
+
+    def _reply(self, run: int, layout: Layout, content: bytes, taken: int = 0) -> None:
+        needed = layout.end + len(content)
+        if needed > len(self._view):
+            self._socket.send(frame(Kind.GROW, run, figure=needed))
+            data, descriptor = receive(self._socket)
+            self._replace(descriptor, FRAME.unpack(data)[4])
+        offset = layout.write(self._view, content)
+        self._socket.send(frame(Kind.DONE, run, offset, len(content), taken))
+
+
+def size_of(tensor: Tensor) -> int:
+    """Bytes of the binary form of a tensor."""
+    if tensor.datatype == "BYTES":
+        return sum(4 + len(item) for item in tensor.data.ravel().tolist())
+    return tensor.data.nbytes
+
+
+def known(error: BlindAIError) -> Refusal:
+    """What is said of an error. One that the process of a model may not refuse with is its end."""
+    refusal = refusal_of(error)
+    if refusal is None:
+        raise error
+    return refusal
+
+
+def connect(descriptor: int) -> socket.socket:
+    """The socket that a descriptor stands for; the system is not asked of what kind, it would not answer."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=descriptor)
+
+
+def receive(connection: socket.socket) -> tuple[bytes, int]:
+    """The next frame, and the file that came with it, or -1. Ends the process when the server has gone."""
+    data, ancillary, _, _ = connection.recvmsg(FRAME.size, _DESCRIPTOR_SPACE)
+    if not data:
+        os._exit(0)
+    return data, int.from_bytes(ancillary[0][2][:4], "little") if ancillary else -1
+
+
+def surely(serve: Callable[[], None]) -> None:
+    """Call `serve`, which does not return, and end the whole process if it does or raises."""
+    try:
+        serve()
+    except MemoryError:
+        os._exit(EXIT_MEMORY)
+    finally:
+        os._exit(EXIT_FAULT)
+
+
+def main(channel: socket.socket, bounds: Bounds) -> None:
+    """Be the process of a model. In a process forked for it; does not return."""
+    if bounds.executable:
+        prepare(EngineName.OPENVINO)  # it has threads, which no process inherits from the nursery
+    worker = Worker(channel)
+    confine(bounds)
+    surely(worker.serve)
