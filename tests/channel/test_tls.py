@@ -6,12 +6,15 @@ import contextlib
 import datetime as dt
 import os
 import ssl
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -51,6 +54,14 @@ def move(source: TLSPipe, target: TLSPipe) -> bytes:
     target.feed(source.outgoing())
     received = b""
     while plaintext := target.read():
+        received += plaintext
+    return received
+
+
+def taken(server: TLSPipe) -> bytes:
+    """All plaintext that waits, record by record."""
+    received = b""
+    while plaintext := server.read():
         received += plaintext
     return received
 
@@ -298,3 +309,97 @@ def test_many_medium_parts_go_out_as_they_come(context: SSL.Context) -> None:
     for piece in tls.pieces([bytes(40_000)] * 5):
         client.write(piece)
     assert len(client.outgoing()) > 200_000
+
+
+# Counting records.
+
+
+@given(
+    st.lists(st.integers(0, 40_000), min_size=1, max_size=4), st.lists(st.integers(0, 130_000), max_size=12), st.data()
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_cut_anywhere_are_read_as_soon_as_they_are_whole(
+    context: SSL.Context, sizes: list[int], cuts: list[int], data: st.DataObject
+) -> None:
+    client, server = pair(context)
+    sent = [os.urandom(size) for size in sizes]
+    for part in sent:
+        client.write(part)
+    wire = client.outgoing()
+    edges = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
+    received = b""
+    for start, end in pairwise(edges):
+        server.feed(wire[start:end])
+        if data.draw(st.booleans()):
+            space = memoryview(bytearray(data.draw(st.integers(1, 50_000))))
+            while (size := server.read_into(space)) is not None:
+                received += space[:size]
+        received += taken(server)
+        # OpenSSL, asked without counting, has nothing more either.
+        with pytest.raises(SSL.WantReadError):
+            server._connection.recv(1)
+    assert received == b"".join(sent)
+
+
+def test_what_cannot_be_a_record_is_refused_before_it_is_whole(context: SSL.Context) -> None:
+    for odd in (b"GET / HTTP/1.1", b"\x17\x03\x03\xff\xff", b"\x17\x07\x03\x00\x20"):
+        _, server = pair(context)
+        server.feed(odd)
+        with pytest.raises(TLSFailure):
+            server.read()
+
+
+def test_space_is_filled_record_by_record(context: SSL.Context) -> None:
+    client, server = pair(context)
+    client.write(b"a" * 20_000)
+    client.write(b"b" * 10)
+    server.feed(client.outgoing())
+    space = memoryview(bytearray(20_005))
+    assert server.read_into(space) == 20_005
+    assert bytes(space) == b"a" * 20_000 + b"b" * 5
+    assert server.read() == b"b" * 5
+    assert server.read_into(space) is None
+
+
+def test_the_end_comes_after_what_was_sent_before_it(context: SSL.Context) -> None:
+    client, server = pair(context)
+    client.write(b"abc")
+    client.close()
+    server.feed(client.outgoing())
+    space = memoryview(bytearray(10))
+    assert server.read_into(space) == 3
+    assert server.read_into(space) == 0
+    assert server.read() == b""
+
+
+def test_a_key_update_is_answered(keyset: PrivateKeyset) -> None:
+    """TLS has something of its own to say, and `owes` tells (RFC 8446, section 4.6.3)."""
+    secrets: dict[str, bytes] = {}
+    context = server_context(keyset.tls_key, keyset.certificate())
+    context.set_keylog_callback(lambda _, line: _keep(secrets, line))
+    _, server = pair(context)
+    owed = [server.owes]
+    server.feed(_key_update(secrets["CLIENT_TRAFFIC_SECRET_0"]))
+    assert server.read() is None
+    owed.append(server.owes)
+    assert owed == [False, True]
+    # OpenSSL puts the answer before the next plaintext.
+    server.write(b"abc")
+    first, second = (5 + 5 + 1 + 16, 5 + 3 + 1 + 16)
+    assert len(server.outgoing()) == first + second
+
+
+def _keep(secrets: dict[str, bytes], line: bytes) -> None:
+    name, _, secret = line.decode().split()
+    secrets[name] = bytes.fromhex(secret)
+
+
+def _key_update(secret: bytes) -> bytes:
+    """The first record of a client, in TLS_AES_256_GCM_SHA384: it changes its key and wants the server to do so too."""
+    key, nonce = (
+        HKDFExpand(hashes.SHA384(), size, bytes([0, size, len(label)]) + label + b"\0").derive(secret)
+        for label, size in ((b"tls13 key", 32), (b"tls13 iv", 12))
+    )
+    inner = b"\x18\0\0\x01\x01" + b"\x16"
+    header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
+    return header + AESGCM(key).encrypt(nonce, inner, header)

@@ -13,7 +13,7 @@ import structlog
 from blindai.channel import gate
 from blindai.channel.gate import GateRefusal
 from blindai.channel.gate_reader import GateReader, http_answer
-from blindai.channel.plaintext import PlaintextTransport
+from blindai.channel.plaintext import BulkProtocol, PlaintextTransport
 from blindai.channel.tls import TLSFailure, TLSPipe
 from blindai.wire.problems import ProblemBody
 
@@ -54,6 +54,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
         """`waiting` holds this protocol for as long as its gate is shut, the oldest first."""
         self._waiting = waiting
         self._inner: asyncio.Protocol | None = None
+        self._bulk: BulkProtocol | None = None
         self._pipe = TLSPipe(context, server=True)
         self._state = _State.SILENT
         self._reader = self._new_reader()
@@ -131,7 +132,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
             self._answering.cancel()
         self._reader.close()
         # Without a cycle, the keys of the connection are freed now and not when the garbage collector comes by.
-        inner, self._inner = self._inner, None
+        inner, self._inner, self._bulk = self._inner, None, None
         if inner is not None:
             inner.connection_lost(exc)
 
@@ -238,8 +239,9 @@ class GatedProtocol(asyncio.Protocol, ABC):
         self._state = _State.OPEN
         self._deadline.cancel()
         self._waiting.pop(self, None)
-        self._inner = self._new_inner()
-        self._inner.connection_made(PlaintextTransport(self, self._transport))
+        self._inner = inner = self._new_inner()
+        self._bulk = inner if isinstance(inner, BulkProtocol) else None
+        inner.connection_made(PlaintextTransport(self, self._transport))
         self._pump_waiting()
 
     def _gate_refused(self, refusal: GateRefusal) -> None:
@@ -325,6 +327,16 @@ class GatedProtocol(asyncio.Protocol, ABC):
         self._pumping = True
         try:
             while self._reading and self._state is not _State.CLOSED:
+                bulk = self._bulk
+                if bulk is not None and bulk.space is not None:
+                    size = self._pipe.read_into(bulk.space)
+                    if size is None:
+                        break
+                    if not size:
+                        self.finish()
+                        return
+                    bulk.space_filled(size)
+                    continue
                 plaintext = self._pipe.read()
                 if plaintext is None:
                     break
@@ -338,7 +350,7 @@ class GatedProtocol(asyncio.Protocol, ABC):
         finally:
             self._pumping = False
         # The handshake's last flight, and answers of TLS itself such as key updates.
-        if self._state is not _State.CLOSED:
+        if self._pipe.owes and self._state is not _State.CLOSED:
             self._flush()
 
 

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Protocol
+
+from blindai.channel.tls import pieces
+
+
+class BulkProtocol(asyncio.Protocol):
+    """An inner protocol that may know where the next bytes belong: they are put there, instead of being passed to it.
+
+    Attributes:
+        space: where the next bytes belong, not empty; None where they are for `data_received`.
+    """
+
+    space: memoryview | None = None
+
+    def space_filled(self, size: int) -> None:
+        """The first `size` bytes of `space` have come."""
 
 
 class Outer(Protocol):
@@ -35,6 +51,10 @@ class PlaintextTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._outer.send(data)
+
+    def writelines(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+        for piece in pieces(parts):
+            self._outer.send(piece)
 
     def is_closing(self) -> bool:
         return self._closing or self._lower.is_closing()

@@ -27,6 +27,12 @@ RECORD_BYTES = 1 << 14
 # from which the C library asks the system for fresh, empty pages each time, which costs more than the encryption.
 PIECE_BYTES = 4 * RECORD_BYTES
 
+# A record on the wire: type, version and length of what follows (RFC 8446, section 5.1). After the handshake all honest
+# ones are of one type and version, and at most so long (section 5.2).
+_HEADER_BYTES = 5
+_USUAL_RECORD = b"\x17\x03\x03"
+_MAX_CIPHERTEXT_BYTES = RECORD_BYTES + 256
+
 # What one piece becomes, with the header, the type and the tag of each record, fits in one read.
 _OUTGOING_BYTES = PIECE_BYTES + (1 << 12)
 
@@ -90,7 +96,15 @@ def receiving_context(key: ec.EllipticCurvePrivateKey, certificate: x509.Certifi
 
 
 class TLSPipe:
-    """One end of one connection: bytes of the wire on one side, plaintext on the other."""
+    """One end of one connection: bytes of the wire on one side, plaintext on the other.
+
+    It counts the records that come in, so that OpenSSL is asked for plaintext only when a whole record waits: to be
+    told that none does costs as much as to read one.
+
+    Attributes:
+        established: whether the handshake is complete.
+        owes: whether TLS may have something of its own to send: the end of a handshake, the answer to a key update.
+    """
 
     def __init__(self, context: SSL.Context, *, server: bool) -> None:
         self._connection = SSL.Connection(context, None)
@@ -99,6 +113,10 @@ class TLSPipe:
         else:
             self._connection.set_connect_state()
         self.established = False
+        self.owes = False
+        self._whole = 0  # records that wait; more than there are does no harm
+        self._missing = 0  # bytes of the record that has come in part
+        self._begun = b""  # a header that has come in part
 
     def set_server_name(self, name: str) -> None:
         """Send `name` as SNI (RFC 6066): a routing hint for balancers, not an identity."""
@@ -108,6 +126,7 @@ class TLSPipe:
         """Take bytes from the wire."""
         if data:  # OpenSSL takes nothing for an error
             self._connection.bio_write(data)
+            self._count(data)
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is complete.
@@ -115,6 +134,7 @@ class TLSPipe:
         Raises:
             TLSFailure: the peer is refused. `outgoing()` may hold an alert that should still be sent.
         """
+        self.owes = True
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -130,14 +150,68 @@ class TLSPipe:
         Raises:
             TLSFailure: a record did not authenticate, or the peer sent an alert.
         """
-        try:
-            return self._connection.recv(RECORD_BYTES)
-        except SSL.WantReadError:
+        if not self._whole:
             return None
-        except SSL.ZeroReturnError:
-            return b""
+        try:
+            plaintext = self._connection.recv(RECORD_BYTES)
         except SSL.Error as error:
-            raise TLSFailure(_reason(error)) from error
+            return None if self._has_no_more(error) else b""
+        self._whole -= 1
+        return plaintext
+
+    def read_into(self, space: memoryview) -> int | None:
+        """As `read`, for all records that wait and fit: how many bytes are in `space` now; 0 when the peer closed.
+
+        Raises:
+            TLSFailure: as `read`.
+        """
+        receive = self._connection.recv_into
+        size, filled = len(space), 0
+        while self._whole and filled < size:
+            rest = space[filled:]
+            try:
+                read = receive(rest, RECORD_BYTES)
+            except SSL.Error as error:
+                if self._has_no_more(error):
+                    break
+                return filled
+            filled += read
+            if filled < size or not self._connection.pending():
+                self._whole -= 1
+        return filled or None
+
+    def _has_no_more(self, error: SSL.Error) -> bool:
+        """Whether OpenSSL needs more bytes; False where the peer has closed. Raises TLSFailure for all else."""
+        self.owes = True
+        if isinstance(error, SSL.WantReadError):
+            self._whole = 0
+            return True
+        if isinstance(error, SSL.ZeroReturnError):
+            return False
+        raise TLSFailure(_reason(error)) from error
+
+    def _count(self, data: bytes) -> None:
+        """Count the records that are complete with `data`, and those that OpenSSL should see before they are."""
+        if self._begun:
+            data = self._begun + data
+            self._begun = b""
+        size, end = len(data), self._missing
+        if end > size:
+            self._missing = end - size
+            return
+        if end:
+            self._whole += 1
+        while size - end >= _HEADER_BYTES:
+            length = data[end + 3] << 8 | data[end + 4]
+            usual = data.startswith(_USUAL_RECORD, end) and length <= _MAX_CIPHERTEXT_BYTES
+            end += _HEADER_BYTES + length
+            if end <= size or not usual:
+                self._whole += 1
+            if end > size:
+                self._missing = end - size
+                return
+        self._missing = 0
+        self._begun = data[end:]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt `data`; what results waits in `outgoing()`.
@@ -154,6 +228,7 @@ class TLSPipe:
 
     def outgoing(self) -> bytes:
         """All bytes that wait to be put on the wire."""
+        self.owes = False
         chunk = self._take()
         if len(chunk) < _OUTGOING_BYTES:
             return chunk

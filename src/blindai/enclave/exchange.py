@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     from blindai.errors import BlindAIError
+    from blindai.wire.tensor import Buffer
 
 Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
-Handler: TypeAlias = "Callable[[Headers, bytes], Reply | asyncio.Future[Reply]]"
+Handler: TypeAlias = "Callable[[Headers, Buffer], Reply | asyncio.Future[Reply]]"
 """Answers one request given its headers, names in lower case, and its whole body."""
 
 
@@ -93,7 +94,7 @@ class DirectExchange:
         self.length = length
         self.received = 0
         self.more_body = True
-        self.chunks: list[bytes] = []
+        self.chunks: list[Buffer] = []
         self.reserved = 0
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_continue
