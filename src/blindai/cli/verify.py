@@ -56,11 +56,16 @@ def verify(
                 print_explained(result, transcript)
             else:
                 print_checks(result)
-            passed, required = result.tally()
-            until = f", until {result.expires_at:%Y-%m-%d %H:%MZ}" if result.expires_at else ""
-            out.print(f"[bold green]ACCEPTED[/]  {passed} of {required} required checks, {platform(result)}{until}")
-            out.print(f"          {escape(address)}")
+            print_accepted(result, address)
         _save(save, transcript, result, address)
+
+
+def print_accepted(result: AttestationResult, address: str) -> None:
+    """The two lines that end an acceptance."""
+    passed, required = result.tally()
+    until = f", until {result.expires_at:%Y-%m-%d %H:%MZ}" if result.expires_at else ""
+    out.print(f"[bold green]ACCEPTED[/]  {passed} of {required} required checks, {platform(result)}{until}")
+    out.print(f"          {escape(address)}")
 
 
 def _refused(error: AttestationError, address: str, save: Path | None, *, explain: bool, as_json: bool) -> None:

@@ -106,6 +106,10 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "lease.record_gap": Problem(409, InvalidInput),
     "lease.version": Problem(409, InvalidInput),
     "authentication.token": Problem(401, AuthenticationError),
+    # What `blindai proxy` answers by itself, before anything is sent to the enclave.
+    "proxy.host": Problem(421, InvalidInput),
+    "proxy.origin": Problem(403, PermissionDenied),
+    "proxy.token": Problem(407, AuthenticationError),
     # The state of the server.
     "busy": Problem(503, Unavailable),
     "stopping": Problem(503, Unavailable),
