@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from blindai.enclave import onnx_file
+from blindai.enclave import onnx_file, protobuf
 from blindai.enclave.onnx_file import inspect
 from blindai.errors import InvalidModel
 from onnx_models import external, identity, model, value
@@ -147,7 +147,7 @@ def test_a_model_without_a_graph_is_refused() -> None:
 
 
 def test_a_file_of_countless_fields_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "MAX_FIELDS", 1000)
+    monkeypatch.setattr(protobuf, "MAX_FIELDS", 1000)
     graph = b"\x10\x00" * 2000
     assert refusal(b"\x08\x0a\x3a" + _varint(len(graph)) + graph).code == "model.too_complex"
 

@@ -5,7 +5,7 @@ it may see the file at all are read here, in place and without a second copy of 
 calls for and from which domain, where its external data is, and whether its inputs and outputs can travel as V2
 tensors. All other rules of ONNX are left to the engine.
 
-Sources: onnx.proto (IR version 13) for the messages; "Protocol Buffers: Encoding" for the wire format.
+Source: onnx.proto (IR version 13).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from blindai.enclave.protobuf import MESSAGE, VARINT, Cut, Damaged, Fields
 from blindai.errors import InvalidModel
 from blindai.wire.model_format import HEAD_BYTES, foreign_format
 from blindai.wire.tensor import quoted
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator domains that ONNX Runtime implements and documents for inference. Others are experiments or foreign code."""
-
-MAX_FIELDS = 4_000_000
-"""Fields read in one file. The largest exported graphs have about a million; a hostile file has one in 2 bytes."""
 
 MAX_DEPTH = 24
 """Graphs within graphs (If, Loop, Scan). Protocol Buffers' own limit of 100 nested messages allows some 30."""
@@ -58,10 +56,14 @@ class ValueSpec(msgspec.Struct, frozen=True):
     Attributes:
         name: its name.
         ranked: whether a shape, even that of a scalar, is declared.
+        datatype: V2 datatype; empty for what V2 does not have.
+        shape: its dimensions, -1 where none is declared.
     """
 
     name: str
     ranked: bool
+    datatype: str = ""
+    shape: tuple[int, ...] = ()
 
 
 class OnnxFile(msgspec.Struct, frozen=True):
@@ -70,11 +72,13 @@ class OnnxFile(msgspec.Struct, frozen=True):
     Attributes:
         inputs, outputs: by name; initializers that old files list among the inputs are here too.
         external: locations of the external data, without `./`.
+        optional: those of the inputs that have an initializer, for which a request may send another value.
     """
 
     inputs: dict[str, ValueSpec]
     outputs: dict[str, ValueSpec]
     external: frozenset[str]
+    optional: frozenset[str] = frozenset()
 
     def refuse_missing(self, external: Mapping[str, Buffer]) -> None:
         """Raises InvalidModel `model.external_data_missing` unless every external data file is in `external`."""
@@ -115,22 +119,13 @@ def _not_onnx(why: str, hint: str = _EXPORT) -> NoReturn:
     raise InvalidModel(f"the file is not an ONNX model: {why}", code="model.not_onnx", hint=hint)
 
 
-_VARINT, _FIXED64, _MESSAGE, _FIXED32 = 0, 1, 2, 5
-
-
-class _Damaged(Exception):
-    """The bytes are no protocol buffer."""
-
-
-class _Cut(Exception):
-    """A field goes on where its message has ended."""
-
-
 class _Type(msgspec.Struct):
     """A TypeProto: the V2 datatype or the reason there is none, and whether a shape was declared."""
 
     foreign: str = ""
     ranked: bool = False
+    datatype: str = ""
+    shape: tuple[int, ...] = ()
 
 
 class _Reader:
@@ -141,7 +136,7 @@ class _Reader:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._fields_left = MAX_FIELDS
+        self._fields = Fields(data)
         self._functions: set[tuple[str, str]] = set()
         self._calls: set[tuple[str, str]] = set()
         self._initializers: set[str] = set()
@@ -156,17 +151,20 @@ class _Reader:
             _not_onnx(why, "convert it with tf2onnx" if self._data[0] == 0x0A else _EXPORT)
         try:
             self._model()
-        except _Damaged as error:
+        except Damaged as error:
             raise InvalidModel(f"the model file is damaged: {error}", code="model.damaged") from None
-        except _Cut as error:
+        except Cut as error:
             message = f"the model file is cut short: {error}"
             raise InvalidModel(message, code="model.truncated", hint="upload the whole file") from None
         if not self._has_graph:
             raise InvalidModel("the model file ends before its graph", code="model.truncated")
         self._refuse_foreign_calls()
         self._refuse_foreign_types()
-        inputs, outputs = ({n: ValueSpec(n, t.ranked) for n, t in values.items()} for values in self._values)
-        return OnnxFile(inputs, outputs, frozenset(self._external))
+        inputs, outputs = (
+            {name: ValueSpec(name, found.ranked, found.datatype, found.shape) for name, found in values.items()}
+            for values in self._values
+        )
+        return OnnxFile(inputs, outputs, frozenset(self._external), frozenset(inputs.keys() & self._initializers))
 
     def _refuse_foreign_calls(self) -> None:
         for domain, operator in sorted(self._calls - self._functions):
@@ -185,7 +183,7 @@ class _Reader:
 
     def _model(self) -> None:
         for number, wire, start, end in self._fields(0, len(self._data)):
-            if wire != _MESSAGE:
+            if wire != MESSAGE:
                 continue
             if number == 2 and end - start > MAX_PRODUCER_NAME:
                 _not_onnx(f"it looks like {_TENSORFLOW}", "convert it with tf2onnx")
@@ -196,15 +194,15 @@ class _Reader:
                         self._graph(start, end, depth=0)
                     else:
                         self._function(start, end)
-                except _Cut as error:
+                except Cut as error:
                     # The file went on, so nothing was cut off: a length within is wrong.
-                    raise _Damaged(str(error)) from None
+                    raise Damaged(str(error)) from None
 
     def _graph(self, begin: int, stop: int, *, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise InvalidModel(f"graphs are nested more than {MAX_DEPTH} deep", code="model.too_complex")
         for number, wire, start, end in self._fields(begin, stop):
-            if wire != _MESSAGE:
+            if wire != MESSAGE:
                 continue
             if number == 1:
                 self._node(start, end, depth=depth)
@@ -218,12 +216,12 @@ class _Reader:
     def _function(self, begin: int, stop: int) -> None:
         name = domain = ""
         for number, wire, start, end in self._fields(begin, stop):
-            if wire != _MESSAGE:
+            if wire != MESSAGE:
                 continue
             if number == 1:
-                name = self._text(start, end)
+                name = self._fields.text(start, end)
             elif number == 10:
-                domain = self._text(start, end)
+                domain = self._fields.text(start, end)
             elif number == 7:
                 self._node(start, end, depth=1)
             elif number == 11:
@@ -233,19 +231,19 @@ class _Reader:
     def _node(self, begin: int, stop: int, *, depth: int) -> None:
         operator = domain = ""
         for number, wire, start, end in self._fields(begin, stop):
-            if wire != _MESSAGE:
+            if wire != MESSAGE:
                 continue
             if number == 4:
-                operator = self._text(start, end)
+                operator = self._fields.text(start, end)
             elif number == 7:
-                domain = self._text(start, end)
+                domain = self._fields.text(start, end)
             elif number == 5:
                 self._attribute(start, end, depth=depth)
         self._calls.add((domain, operator))
 
     def _attribute(self, begin: int, stop: int, *, depth: int) -> None:
         for number, wire, start, end in self._fields(begin, stop):
-            if wire != _MESSAGE:
+            if wire != MESSAGE:
                 continue
             if number in {5, 10}:
                 self._tensor(start, end, main=False)
@@ -256,7 +254,7 @@ class _Reader:
 
     def _sparse_tensor(self, begin: int, stop: int) -> None:
         for number, wire, start, end in self._fields(begin, stop):
-            if wire == _MESSAGE and number in {1, 2}:
+            if wire == MESSAGE and number in {1, 2}:
                 self._tensor(start, end, main=False)
 
     def _tensor(self, begin: int, stop: int, *, main: bool) -> None:
@@ -264,15 +262,15 @@ class _Reader:
         external = False
         locations = []
         for number, wire, start, end in self._fields(begin, stop):
-            if number == 14 and wire == _VARINT:
+            if number == 14 and wire == VARINT:
                 # Readers cut an enum to 32 bits and skip values they do not know, so one EXTERNAL is enough.
                 external = external or start & 0xFFFFFFFF == 1
-            elif number == 13 and wire == _MESSAGE:
+            elif number == 13 and wire == MESSAGE:
                 key, value = self._entry(start, end)
                 if key == "location":
                     locations.append(value)
-            elif number == 8 and wire == _MESSAGE:
-                name = self._text(start, end)
+            elif number == 8 and wire == MESSAGE:
+                name = self._fields.text(start, end)
         if main:
             self._initializers.add(name)
         if external:
@@ -299,81 +297,46 @@ class _Reader:
     def _entry(self, begin: int, stop: int) -> tuple[str, str]:
         key = value = ""
         for number, wire, start, end in self._fields(begin, stop):
-            if wire == _MESSAGE and number == 1:
-                key = self._text(start, end)
-            elif wire == _MESSAGE and number == 2:
-                value = self._text(start, end)
+            if wire == MESSAGE and number == 1:
+                key = self._fields.text(start, end)
+            elif wire == MESSAGE and number == 2:
+                value = self._fields.text(start, end)
         return key, value
 
     def _value(self, begin: int, stop: int, into: dict[str, _Type]) -> None:
         name = ""
         declared = _Type()
         for number, wire, start, end in self._fields(begin, stop):
-            if wire == _MESSAGE and number == 1:
-                name = self._text(start, end)
-            elif wire == _MESSAGE and number == 2:
+            if wire == MESSAGE and number == 1:
+                name = self._fields.text(start, end)
+            elif wire == MESSAGE and number == 2:
                 self._type(start, end, declared)
         into[name] = declared
 
     def _type(self, begin: int, stop: int, declared: _Type) -> None:
         others = {4: "a sequence", 5: "a map", 8: "a sparse tensor", 9: "an optional value"}
         for number, wire, start, end in self._fields(begin, stop):
-            if wire == _MESSAGE and number == 1:
+            if wire == MESSAGE and number == 1:
                 self._tensor_type(start, end, declared)
-            elif wire == _MESSAGE and number in others:
+            elif wire == MESSAGE and number in others:
                 declared.foreign = others[number]
 
     def _tensor_type(self, begin: int, stop: int, declared: _Type) -> None:
-        for number, wire, start, _ in self._fields(begin, stop):
-            if number == 1 and wire == _VARINT and start not in _DATATYPES:
-                declared.foreign = f"a tensor of {_FOREIGN.get(start, f'type {start}')}"
-            elif number == 2 and wire == _MESSAGE:
+        for number, wire, start, end in self._fields(begin, stop):
+            if number == 1 and wire == VARINT:
+                declared.datatype = _DATATYPES.get(start, "")
+                if not declared.datatype:
+                    declared.foreign = f"a tensor of {_FOREIGN.get(start, f'type {start}')}"
+            elif number == 2 and wire == MESSAGE:
                 declared.ranked = True
+                declared.shape += tuple(self._dimensions(start, end))
 
-    def _text(self, start: int, end: int) -> str:
-        try:
-            return str(self._data[start:end], "utf-8")
-        except UnicodeDecodeError:
-            raise _Damaged("a name in it is not UTF-8") from None
-
-    def _fields(self, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """The fields of the message at `position`: number, wire type, then start and end, or the value of a varint."""
-        data = self._data
-        while position < stop:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                message = f"the model file has more than {MAX_FIELDS} fields"
-                raise InvalidModel(message, code="model.too_complex")
-            key, position = self._varint(position, stop)
-            wire = key & 7
-            if wire == _MESSAGE:
-                length, position = self._varint(position, stop)
-                end = position + length
-                if end > stop:
-                    raise _Cut(f"a field goes on to byte {end}, the message around it ends at {stop}")
-                yield key >> 3, wire, position, end
-                position = end
-            elif wire == _VARINT:
-                value, position = self._varint(position, stop)
-                yield key >> 3, wire, value, 0
-            elif wire in {_FIXED32, _FIXED64}:
-                position += 4 if wire == _FIXED32 else 8
-                if position > stop:
-                    raise _Cut(f"a number goes on to byte {position}, the message around it ends at {stop}")
-            else:
-                raise _Damaged(f"wire type {wire} at byte {position} of {len(data)}")
-
-    def _varint(self, position: int, stop: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if position >= stop:
-                raise _Cut(f"a number goes on beyond byte {stop}, where the message around it ends")
-            byte = self._data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, position
-        raise _Damaged(f"a number longer than 10 bytes before byte {position}")
+    def _dimensions(self, begin: int, stop: int) -> Iterator[int]:
+        for number, wire, start, end in self._fields(begin, stop):
+            if number == 1 and wire == MESSAGE:
+                sizes = [value for inner, kind, value, _ in self._fields(start, end) if inner == 1 and kind == VARINT]
+                # The value is signed: what is negative has its highest bit set.
+                yield sizes[-1] if sizes and sizes[-1] < 1 << 63 else -1
 
 
 def refuse_type(what: str, name: str, kind: str) -> NoReturn:

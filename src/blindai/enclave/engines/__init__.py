@@ -9,25 +9,29 @@ if TYPE_CHECKING:
     from blindai.enclave.engine import Engine
 
 
-def engine(name: EngineName, *, threads: int = 1) -> Engine:
+def engine(name: EngineName, *, threads: int = 1, lanes: int = 1, precision: str = "float32") -> Engine:
     """An engine by its name in the configuration; imported only now, as each is an optional part of the install.
+
+    Args:
+        threads: of one run.
+        lanes: runs at once that its sessions will be asked for. Only OpenVINO wants to know.
+        precision: `float32`, all bits that a model says, or `bfloat16`. Only OpenVINO has another than the first.
 
     Raises:
         ConfigurationError: `configuration.engine`, it is not installed.
     """
     try:
-        if name is EngineName.ONNXRUNTIME:
-            from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+        if name is EngineName.OPENVINO:
+            from blindai.enclave.engines.openvino import OpenVinoEngine
 
-            return OnnxRuntimeEngine(threads=threads)
+            return OpenVinoEngine(threads=threads, lanes=lanes, precision=precision)
+        from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(threads=threads)
     except ImportError as error:
-        raise _not_installed(name) from error
-    raise _not_installed(name)
-
-
-def _not_installed(name: EngineName) -> ConfigurationError:
-    return ConfigurationError(
-        f"the engine {name.value} is allowed by the configuration, but not installed",
-        code="configuration.engine",
-        hint=f"pip install 'blindai[server{',openvino' if name is EngineName.OPENVINO else ''}]'",
-    )
+        extra = "server,openvino" if name is EngineName.OPENVINO else "server"
+        raise ConfigurationError(
+            f"the engine {name.value} is allowed by the configuration, but not installed",
+            code="configuration.engine",
+            hint=f"pip install 'blindai[{extra}]'",
+        ) from error
