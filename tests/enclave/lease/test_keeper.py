@@ -286,7 +286,7 @@ def test_a_query_behind_a_run_of_another_model_does_not_keep_the_model(enclave: 
             leave = threading.Event()
             other = borrower.inference._executor.submit(leave.wait, 20)
             queued = asyncio.ensure_future(borrower.refusal())
-            await borrower.eventually(lambda: any(found._runs for found in borrower.repository))
+            await borrower.eventually(lambda: any(found.runs for found in borrower.repository))
             custodian.stop()
             assert (await queued).code == "lease.stopped"
             await borrower.eventually(lambda: [found.session for found in borrower.repository] == [None])
