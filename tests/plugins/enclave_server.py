@@ -186,7 +186,7 @@ class RunningServer:
         self._stop: asyncio.Event
         self._ready = threading.Event()
         self._engine = engine
-        self._end = end
+        self.end = end
         self._calling = calling
         self._simulated = simulated
         self._thread = threading.Thread(target=lambda: run(self._main()), daemon=True)
@@ -197,7 +197,7 @@ class RunningServer:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.application = Application(
-            self.config, self._engine, end=self._calling, signer=self._end, open_body=self._open_body
+            self.config, self._engine, end=self._calling, signer=self.end, open_body=self._open_body
         )
         await serve(
             self.application,

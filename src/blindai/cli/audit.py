@@ -1,4 +1,4 @@
-"""`blindai audit`: repeat the appraisal of saved evidence, later and without the server."""
+"""`blindai audit`: repeat the appraisal of saved evidence or of a receipt, later and without the server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from blindai.cli import receipt
 from blindai.cli.console import err, error_fields, exit_code, out, print_error, print_json, reported
 from blindai.cli.target import Json, PolicyFile, Simulation, open_input
-from blindai.cli.verdict import platform, print_checks, print_explained, statement_fields
+from blindai.cli.verdict import platform, print_checks, print_explained, statement_fields, utc
 from blindai.cli.verify import Explain
 from blindai.errors import AttestationError, ConfigurationError, InvalidInput, harmless
 
@@ -25,7 +26,10 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `blindai verify --save` wrote; '-' is stdin.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Of `blindai verify --save` or `blindai predict --receipt`; '-' is stdin."),
+    ],
     policy: PolicyFile = None,
     simulation: Simulation = False,
     at: Annotated[
@@ -40,16 +44,43 @@ def audit(
         bool,
         typer.Option("--nvattest", help="Also ask NVIDIA's program about the GPUs; it needs the network."),
     ] = False,
+    given_input: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE", help="Of a receipt: is this what was sent? As `blindai predict` reads."
+        ),
+    ] = None,
+    given_output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Of a receipt: is this the answer? Or `blindai predict --json`'s."
+        ),
+    ] = None,
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
-    """Repeat the verdict on saved evidence, offline. Exits as `verify` does."""
+    """Repeat the verdict on saved evidence, or on a receipt, offline. Exits as `verify` does."""
     with reported(as_json=as_json):
-        saved = _read(file)
+        data = _read(file)
+        if receipt.is_receipt(data):
+            if collateral_url is not None:
+                raise _useless("--collateral-url is of no use for a receipt: its evidence came with all endorsements")
+            audited = receipt.Audited(
+                receipt.decode(data),
+                _policy(policy, simulation=simulation),
+                at=None if at is None else _moment(at),
+                given_input=given_input,
+                given_output=given_output,
+            )
+            audited.show(ask=_ask_nvidia if nvattest else None, explain=explain, as_json=as_json)
+            return
+        if given_input is not None or given_output is not None:
+            raise _useless("--input and --output are for receipts, and this file is none")
+        saved = _decode(data)
         if collateral_url is not None:
             saved = _endorsed(saved, collateral_url)
         chosen = _policy(policy, simulation=simulation)
-        moment = _moment(at, saved)
+        moment = saved.gate.at if at is None else _moment(at)
         error: AttestationError | None = None
         result: AttestationResult | None = None
         nvidia_says = ""
@@ -73,15 +104,24 @@ def audit(
             raise typer.Exit(exit_code(error))
 
 
-def _read(file: Path) -> SavedEvidence:
-    from blindai.channel.saved_evidence import MAX_FILE_BYTES, SavedEvidence
+def _read(file: Path) -> bytes:
+    from blindai.client.receipt import MAX_FILE_BYTES
 
     try:
         with open_input(file) as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
+            return opened.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InvalidInput(f"{file} cannot be read: {error}", code="input.saved_evidence") from error
+
+
+def _decode(data: bytes) -> SavedEvidence:
+    from blindai.channel.saved_evidence import SavedEvidence
+
     return SavedEvidence.decode(data)
+
+
+def _useless(message: str) -> ConfigurationError:
+    return ConfigurationError(message, code="configuration.audit")
 
 
 def _endorsed(saved: SavedEvidence, url: str) -> SavedEvidence:
@@ -114,9 +154,7 @@ def _policy(policy: Path | None, *, simulation: bool) -> Policy:
     return local_policy() if simulation and policy is None else resolve_policy(policy)
 
 
-def _moment(at: str | None, saved: SavedEvidence) -> datetime:
-    if at is None:
-        return saved.gate.at
+def _moment(at: str) -> datetime:
     if at == "now":
         return datetime.now(UTC)
     try:
@@ -140,8 +178,8 @@ def _fields(
 
     return {
         "address": saved.address,
-        "recorded_at": _utc(saved.gate.at),
-        "at": _utc(at),
+        "recorded_at": utc(saved.gate.at),
+        "at": utc(at),
         "recorded_verdict": msgspec.to_builtins(saved.verdict),
         "policy_changed": _changed(saved, policy),
         "statement": statement_fields(saved.gate),
@@ -172,14 +210,14 @@ def _print(
         print_explained(result, saved.gate)
     elif result is not None:
         print_checks(result)
-    when = f"as of {_utc(at)}" + (", the time of the file" if at == saved.gate.at else "")
+    when = f"as of {utc(at)}" + (", the time of the file" if at == saved.gate.at else "")
     if error is None and result is not None:
         passed, required = result.tally()
         verdict = f"[bold green]ACCEPTED[/]  {passed} of {required} required checks"
     else:
         verdict = "[bold red]REFUSED[/] "
     out.print("  ".join(filter(None, [verdict, platform(result), when])))
-    out.print(f"recorded  {_utc(saved.gate.at)}  {escape(harmless(saved.address))}  {_then(saved)}")
+    out.print(f"recorded  {utc(saved.gate.at)}  {escape(harmless(saved.address))}  {_then(saved)}")
     if nvidia_says:
         out.print(f"nvattest  {escape(nvidia_says)}")
     if _changed(saved, policy):
@@ -195,7 +233,3 @@ def _print(
 def _then(saved: SavedEvidence) -> str:
     verdict = saved.verdict
     return escape(harmless("accepted then" if not verdict.code else f"refused then: {verdict.code}"))
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from blindai.cli.console import out, print_json, reported
+from blindai.cli.console import err, out, print_json, reported
 from blindai.cli.target import Addr, Json, KeyFile, PolicyFile, Simulation, connect, open_input
 from blindai.errors import InvalidInput, harmless
 
@@ -42,6 +42,12 @@ def predict(
             help="For a model on loan: wait so long for its custodian to give more budget.",
         ),
     ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--receipt", metavar="FILE", help="Have the enclave sign the answer, and save that for `blindai audit`."
+        ),
+    ] = None,
     addr: Addr = None,
     policy: PolicyFile = None,
     simulation: Simulation = False,
@@ -51,8 +57,14 @@ def predict(
     """Attest the enclave, then run a model on the data in a file."""
     with reported(as_json=as_json):
         values = read_inputs(inputs)
+        _require_new(receipt)
         with connect(addr, policy, api_key_file, simulation=simulation) as client:
-            prediction = client.predict(model_id, values, version=version, wait_for_budget=wait_for_budget)
+            prediction = client.predict(
+                model_id, values, version=version, wait_for_budget=wait_for_budget, sign=receipt is not None
+            )
+        if receipt is not None and prediction.receipt is not None:
+            prediction.receipt.save(receipt)
+            err.print(f"receipt saved to {escape(str(receipt))}")
         if as_json:
             print_json(_fields(prediction))
             return
@@ -89,6 +101,14 @@ def read_inputs(path: Path) -> Any:
             code="input.file",
             hint="give a .npy, .npz, .csv or .json file, or '-' for JSON on standard input",
         ) from error
+
+
+def _require_new(receipt: Path | None) -> None:
+    """Before anything is sent: a receipt cannot be had again."""
+    if receipt is not None and receipt.exists():
+        from blindai.channel.saved_evidence import already_there
+
+        raise already_there(receipt)
 
 
 def _fields(prediction: Prediction) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from blindai.cli.console import out
 from blindai.errors import harmless
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
     from blindai.attestation.result import AttestationResult, Check
     from blindai.channel.transcript import Transcript
 
@@ -48,6 +52,15 @@ def print_checks(result: AttestationResult) -> None:
         _print_row("SKIP", " and ".join(check.name for check in skipped) if len(skipped) < 3 else _rest(skipped), "")
 
 
+def print_each(checks: Iterable[Check], *, explain: bool) -> None:
+    """Checks of something else than a gate: a line for each, or every one whole."""
+    for check in checks:
+        if explain:
+            _explain(check)
+        else:
+            _print_row(check.outcome, check.name, _short(check.got))
+
+
 def print_explained(result: AttestationResult | None, transcript: Transcript | None) -> None:
     """Every check whole: what was required, what was seen, and the bytes on which it rests; then the statement."""
     for check in result.checks if result is not None else ():
@@ -75,6 +88,11 @@ def statement_fields(transcript: Transcript) -> dict[str, Any]:
         "report_data": statement.report_data.hex(),
         "committed_by_tpm": committed(TEE.TPM, statement.report_data).hex(),
     }
+
+
+def utc(moment: datetime) -> str:
+    """A time in RFC 3339, to the second."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def platform(result: AttestationResult | None) -> str:

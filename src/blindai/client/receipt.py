@@ -52,6 +52,12 @@ _MAX_TENSOR_BYTES: Final = 4096
 
 MAX_FILE_BYTES: Final = MAX_EVIDENCE_BYTES + 2 * MAX_TENSORS * _MAX_TENSOR_BYTES
 
+# What no audit of a receipt can find out.
+UNKNOWABLE: Final = (
+    "when it was: the time of the receipt is the enclave's host's, that of the record its recorder's",
+    "who asked: a receipt is good in anyone's hands",
+)
+
 # The step under which checks of a receipt stand; those of the attestation have their own.
 STEP: Final = "receipt"
 
@@ -97,6 +103,11 @@ class SavedReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     signature: Hex64
     inputs: tuple[TensorDigest, ...]
     outputs: tuple[TensorDigest, ...]
+
+    @property
+    def evidence(self) -> SavedEvidence:
+        """The gate as a file of its own."""
+        return SavedEvidence(blindai=self.blindai, address=self.address, verdict=self.verdict, gate=self.gate)
 
     @property
     def nonce(self) -> str:
@@ -410,9 +421,8 @@ def _judged(
     saved: SavedReceipt, policy: Policy, at: datetime
 ) -> tuple[AttestationResult | None, AttestationError | None]:
     """The verdict on the gate of `saved`, as of `at`."""
-    evidence = SavedEvidence(blindai=saved.blindai, address=saved.address, verdict=saved.verdict, gate=saved.gate)
     try:
-        result = evidence.audit(policy, at=at)
+        result = saved.evidence.audit(policy, at=at)
         result.require_valid(at)
     except AttestationError as error:
         return error.result, error
@@ -513,9 +523,22 @@ def _utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def is_receipt(data: bytes) -> bool:
+    """Whether a file says of itself that it is a receipt."""
+    try:
+        return _kind_decoder.decode(data).kind == KIND
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    kind: str = ""
+
+
 def _unreadable(reason: str) -> InvalidInput:
     return InvalidInput(f"this is no saved receipt that can be audited: {reason}", code="input.saved_receipt")
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SavedReceipt)
+_kind_decoder = msgspec.json.Decoder(_Kind)
