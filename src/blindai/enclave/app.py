@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -12,6 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 
+from blindai.enclave.config import Isolation
 from blindai.enclave.endpoints import Endpoints
 from blindai.enclave.inference import Inference
 from blindai.enclave.lease.borrowing import borrow
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from blindai.enclave.engine import Engine
     from blindai.enclave.exchange import Handler
     from blindai.enclave.receipts import Signer
-    from blindai.enclave.runner import Plain
+    from blindai.enclave.runner import Loader, Plain
+    from blindai.enclave.sandbox.sandbox import Sandbox
     from blindai.wire.custody import Grant
 
 _MODEL: Final = "/v2/models/{namespace}/{name}"
@@ -107,7 +108,7 @@ class Application:
         sealed_model: the file of the model on loan; without it the custodian is asked for the model itself.
         signer: attests this enclave to clients, and signs receipts for them; without it there are none.
         spool: folder for uploaded models, encrypted; see `store.Store`.
-        open_body: opens uploaded models where they run in the server's own process.
+        open_body: opens uploaded models, which then run in the server's own process whatever the configuration says.
 
     Attributes:
         repository: the models.
@@ -129,10 +130,18 @@ class Application:
     ) -> None:
         self.config = config
         self._threads = RunningThreads(config.runtime.workers)
-        self._loader = ThreadLoader(open_body or partial(_open, config), self._threads)
+        self._loader: Loader
+        self._sandbox: Sandbox | None = None
+        if config.runtime.isolation is Isolation.PROCESS and open_body is None:
+            # What it needs of the system is not there everywhere, where isolation = "thread" is.
+            from blindai.enclave.sandbox.sandbox import Sandbox
+
+            self._loader = self._sandbox = Sandbox(config)
+        else:
+            self._loader = ThreadLoader(open_body or partial(_open, config), self._threads)
         self.repository = Repository(self._loader, engine, config, self._threads, spool=spool)
         self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
-        self._inference = Inference(config, Receipts(signer, grant=self._grant))
+        self._inference = Inference(config, Receipts(signer, grant=self._grant), self.repository, self._threads)
         self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
         self._inference.count_in(self.metrics)
         self.lease = None
@@ -226,6 +235,19 @@ class Application:
             return
         await self._asgi(*starlette)
 
+    async def prepare(self) -> None:
+        """Start what models run in. Before `start`, on the same event loop. Closes everything where it fails.
+
+        Raises:
+            ConfigurationError: `configuration.isolation`, this system cannot run models as the configuration says.
+        """
+        if self._sandbox is not None:
+            try:
+                await self._sandbox.start()
+            except BaseException:
+                await self.close()
+                raise
+
     def start(self) -> None:
         """Begin what goes on beside requests. On the event loop."""
         if self.lease is not None:
@@ -239,9 +261,8 @@ class Application:
         """Free the models and end the workers, once nothing is served any more."""
         if self.lease is not None:
             self.lease.gate.shut()
-        self._inference.close()
+        await self._inference.close()
         if self.lease is not None:
-            await asyncio.sleep(0)  # what ran is settled on the event loop, before the last record is made
             await self.lease.close(self.config.timeouts.shutdown_ms / 1000)
         await self.repository.close()
         await self._loader.close()

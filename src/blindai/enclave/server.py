@@ -75,8 +75,9 @@ async def serve(
         stop: another way to stop, besides signals.
 
     Raises:
-        ConfigurationError: `configuration.address`, when the address cannot be listened on.
+        ConfigurationError: `configuration.address`, when the address cannot be listened on; as `Application.prepare`.
     """
+    await application.prepare()
     listener = listen(host, port)
     address = listener.getsockname()
     settings = uvicorn.Config(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from blindai.enclave.batch import rows_of
 from blindai.enclave.runner import Ran
+from blindai.enclave.sandbox.confinement import NICE
 from blindai.enclave.sandbox.messages import (
     EXIT_MEMORY,
     FRAME,
@@ -53,6 +54,9 @@ CANCEL_GRACE: Final = 1.0
 
 PROCESS_BYTES: Final = 12 << 20
 """Memory of a process that is its own before it has a model: what it has written to of what it shares with others."""
+
+STAND_BACK: Final = 15
+"""Niceness of a process whose run lasts long: a seventh of the share that the others have."""
 
 _MAX_RUN: Final = 2**32 - 1
 _NEARLY_ALL: Final = 0.75
@@ -133,6 +137,7 @@ class WorkerProcess:
         self._waiting: deque[_Run] = deque()
         self._number = 0
         self._reason = ""
+        self._reniced = False
         self._statm = -1
         with contextlib.suppress(OSError):  # it has ended already, which will be heard
             self._statm = os.open(f"/proc/{forked.process}/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -197,13 +202,10 @@ class WorkerProcess:
             self._channel.send(frame(Kind.CANCEL, run.number, figure=lane.index))
         run.timer = self._loop.call_later(CANCEL_GRACE, self.kill, run.blame or "model.crashed")
 
-    def renice(self, niceness: int) -> bool:
-        """Set the niceness of the process, all its threads included; whether the system let us."""
-        try:
-            os.setpriority(os.PRIO_PGRP, self.process, niceness)
-        except (PermissionError, ProcessLookupError):
-            return False
-        return True
+    def renice(self) -> None:
+        """Let the runs in progress stand back behind those of all other models. It is undone when they have ended."""
+        if self._prioritized(STAND_BACK):
+            self._reniced = True
 
     async def close(self) -> None:
         """As `runner.Runner.close`."""
@@ -260,6 +262,19 @@ class WorkerProcess:
                 self._begin(lane, run)
                 return
         self._idle.append(lane)
+        if self._reniced and len(self._idle) == len(self._lanes):
+            self._reniced = False
+            if not self._prioritized(NICE):
+                # The system lets nobody but its administrator do that. Another process will serve the next request.
+                self.kill("model.not_loaded")
+
+    def _prioritized(self, niceness: int) -> bool:
+        """Set the niceness of all threads of the process; whether the system allows it."""
+        try:
+            os.setpriority(os.PRIO_PGRP, self.process, niceness)
+        except (PermissionError, ProcessLookupError):
+            return False
+        return True
 
     def _new_lane(self) -> _Lane:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
