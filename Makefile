@@ -85,8 +85,8 @@ fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Li
 		.venvs/fuzz/bin/python "$$target" -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 $(ARGS) || exit 1; \
 	done
 
-soak: .venvs/$(DEV_ENV)/ready  ## Many requests and connections; memory and file descriptors must not grow
-	@$(DEV)/python benchmarks/soak.py $(ARGS)
+soak: .venvs/$(DEV_ENV)/ready  ## Half an hour of mixed load with hostile models; every answer must be right, and memory must not grow
+	@PYTHONPATH=tests/plugins $(DEV)/python benchmarks/soak.py $(ARGS)
 
 assets:  ## Fetch what the web pages load (htmx, Pico CSS, uPlot), as their lock says
 	@$(PYTHON) tools/assets.py >/dev/null

@@ -55,6 +55,10 @@ class RawClient:
             data += self._more()
         return data[end + 4 :]
 
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are, and wait for no answer."""
+        self._socket.sendall(data)
+
     def _more(self) -> bytes:
         data = self._socket.recv(_READ_BYTES)
         if not data:

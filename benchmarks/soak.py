@@ -1,8 +1,9 @@
-"""Many requests on one connection, many connections (`make soak`): memory and file descriptors must not grow.
+"""Many requests on one connection, many connections, and a siege (`make soak`): memory and descriptors must not grow.
 
-A real server in a process of its own; client and server are sampled as it goes on, after half as many for warming up.
-Through the samples a line is laid, robust against single outliers (Theil and Sen); what it rises from the first to the
-last is the growth, and must stay below the tolerance. The exit status says whether it did.
+For the last part see `siege`. For the others a real server runs in a process of its own; client and server are sampled
+as it goes on, after half as many for warming up. Through the samples a line is laid, robust against single outliers
+(Theil and Sen); what it rises from the first to the last is the growth, and must stay below the tolerance. The exit
+status says whether it did.
 """
 
 from __future__ import annotations
@@ -100,9 +101,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few of both, to show that it works; nothing is judged")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=2_000)
+    parser.add_argument("--minutes", type=float, default=30, help="of the siege; 0 leaves it out")
+    parser.add_argument("--seed", type=int, default=20261121, help="of the siege")
     options = parser.parse_args()
     if options.quick:
-        options.requests, options.connections = 50, 10
+        options.requests, options.connections, options.minutes = 50, 10, 0
     values = SIZES[0].values()
     expected: list[np.ndarray] = []
     modes: Counter[Mode] = Counter()
@@ -129,6 +132,10 @@ def main() -> int:
 
         within &= soak("connections", options.connections, connect, server)
     print(f"fresh gates: {modes[Mode.FRESH]} of {modes.total()}, each with one prediction")
+    if options.minutes:
+        from siege import siege  # needs the models of the tests
+
+        within &= siege(options.minutes, options.seed)
     return 0 if within or options.quick else 1
 
 
