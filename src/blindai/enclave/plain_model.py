@@ -103,16 +103,20 @@ class MemoryFile:
     @contextlib.contextmanager
     def filling(self) -> Iterator[memoryview]:
         """As `MemoryBuffer.filling`; sealed at the end."""
-        with mmap.mmap(self._descriptor, self.size) as mapped, memoryview(mapped) as target:
-            yield target
+        mapped = mmap.mmap(self._descriptor, self.size)
+        try:
+            with memoryview(mapped) as target:
+                yield target
+        except BaseException:
+            _unmap(mapped)
+            raise
+        mapped.close()  # what can be written to cannot be sealed
         _seal(self._descriptor)
 
     def close(self) -> None:
         """Let go of it; harmless when repeated."""
         if self._mapped is not None:
-            # An error on its way up may refer to a part of it, which then goes with the error.
-            with contextlib.suppress(BufferError):
-                self._mapped.close()
+            _unmap(self._mapped)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -136,6 +140,12 @@ def in_memory(size: int, *, bundle: bool) -> PlainModel:
         if error.errno in {errno.ENOMEM, errno.ENOSPC}:
             raise _no_memory() from error
         raise Unavailable("the enclave has too many files open", code="busy", hint="try again soon") from error
+
+
+def _unmap(mapped: mmap.mmap) -> None:
+    # An error on its way up may refer to a part of it, which then goes with the error.
+    with contextlib.suppress(BufferError):
+        mapped.close()
 
 
 def _seal(descriptor: int) -> None:
