@@ -187,7 +187,7 @@ def test_evidence_that_cannot_be_parsed_is_refused_as_it_was_then(run: Run, save
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda content: content.update(kind="receipt"),
+        lambda content: content.update(kind="record"),
         lambda content: content.update(v=2),
         lambda content: content.update(more=1),
         lambda content: content.pop("gate"),

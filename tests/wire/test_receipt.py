@@ -87,13 +87,13 @@ def test_the_text_comes_back() -> None:
 )
 def test_another_text_is_no_receipt(change: dict[str, Any]) -> None:
     text = json.dumps({"receipt": BODY | change, "signature": "ab" * 64})
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises((msgspec.DecodeError, ValueError)):
         SignedReceipt.decode(text)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"receipt":{}}', "[" * 3000, " " * (MAX_RECEIPT_BYTES + 1)])
 def test_a_text_that_is_nothing(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises((msgspec.DecodeError, ValueError)):
         SignedReceipt.decode(text)
 
 

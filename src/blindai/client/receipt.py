@@ -351,7 +351,7 @@ class ReceiptRequest:
             )
         try:
             signed = SignedReceipt.decode(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ReceiptError(f"the receipt cannot be read: {error}", code="receipt.malformed") from error
         receipt, outputs = signed.receipt, tuple(TensorDigest.of(tensor) for tensor in response.outputs)
         checks = _Checks()
