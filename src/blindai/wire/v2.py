@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import msgspec
 
 from blindai.errors import InvalidInput
+from blindai.wire.layout import MAX_HEADER_BYTES, Layout, Memory, data_of, described, has_layout
 from blindai.wire.tensor import Buffer, Tensor, from_binary, from_json, nan_in_json, quoted, to_binary, to_json
 
 if TYPE_CHECKING:
@@ -180,6 +181,15 @@ _RESPONSE = msgspec.json.Decoder(_ResponseMessage)
 _NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)\b")
 _DEFAULT_LIMITS = Limits()
 
+# Parameters of a request that are the protocol's own and say nothing of the caller.
+_PLAIN_PARAMETERS: tuple[Parameters, ...] = ({}, {"binary_data_output": True}, {"binary_data_output": False})
+
+# What was read, by the JSON; what was written, by what it says. A message is kept without its tensors.
+_read_requests: Memory[bytes, tuple[Layout, InferRequest]] = Memory()
+_read_responses: Memory[bytes, tuple[Layout, InferResponse]] = Memory()
+_written_requests: Memory[tuple[object, ...], bytes] = Memory()
+_written_responses: Memory[tuple[object, ...], bytes] = Memory()
+
 
 def decode_request(body: Buffer, header_length: int | None = None, *, limits: Limits = _DEFAULT_LIMITS) -> InferRequest:
     """Reads an inference request.
@@ -190,15 +200,32 @@ def decode_request(body: Buffer, header_length: int | None = None, *, limits: Li
     Raises:
         InvalidInput: see the table at the top.
     """
-    message, header_length = _decode(_REQUEST, body, header_length, limits)
-    tensors = _tensors(message.inputs, body, header_length, limits)
+    header = _short_header(body, header_length, limits)
+    if header is not None and header_length is not None and (known := _read_requests.get(header)) is not None:
+        layout, past = known
+        if layout.size == len(body) - header_length:
+            tensors = layout.tensors(body, header_length)
+            return InferRequest(
+                tensors, past.outputs, past.binary, "", dict(past.parameters), past.model_name, past.model_version
+            )
+    message, position = _decode(_REQUEST, body, header_length, limits)
+    tensors = _tensors(message.inputs, body, position, limits)
     default = message.parameters.get("binary_data_output", False)
     if type(default) is not bool:
         raise InvalidInput("parameters.binary_data_output must be true or false", code="input.message")
     outputs, binary = _requested(message.outputs, limits, default=default) if message.outputs else ((), default)
-    return InferRequest(
+    request = InferRequest(
         tensors, outputs, binary, message.id, message.parameters, message.model_name, message.model_version
     )
+    if header is not None and not message.id and message.parameters in _PLAIN_PARAMETERS:
+        _keep(
+            _read_requests,
+            header,
+            message.inputs,
+            tensors,
+            msgspec.structs.replace(request, inputs=(), parameters=dict(request.parameters)),
+        )
+    return request
 
 
 def encode_request(
@@ -215,21 +242,34 @@ def encode_request(
         InvalidInput: `input.nan_in_json`, `input.bytes_in_json`, and `input.datatype` or `input.value` for a tensor
             whose array is not what its datatype says.
     """
+    key: tuple[object, ...] | None = None
+    if binary and not id and not parameters and has_layout(inputs):
+        key = described(inputs), tuple(outputs or ())
+        if (header := _written_requests.get(key)) is not None:
+            return [header, *map(data_of, inputs)], len(header)
     given: Parameters = dict(parameters) if parameters else {}
     if binary and not outputs:
         given.setdefault("binary_data_output", True)
     tensors, payloads = _messages(_InputMessage, inputs, binary=binary)
     wanted = [_OutputMessage(name, _OutputParameters(binary_data=True) if binary else None) for name in outputs or ()]
-    return _join(_RequestMessage(tensors, id, given, wanted), payloads)
+    return _join(_RequestMessage(tensors, id, given, wanted), payloads, _written_requests, key)
 
 
 def decode_response(
     body: Buffer, header_length: int | None = None, *, limits: Limits = _DEFAULT_LIMITS
 ) -> InferResponse:
     """Reads an inference response; arguments and errors as for `decode_request`."""
-    message, header_length = _decode(_RESPONSE, body, header_length, limits)
-    tensors = _tensors(message.outputs, body, header_length, limits)
-    return InferResponse(tensors, message.model_name, message.model_version, message.id, message.parameters)
+    header = _short_header(body, header_length, limits)
+    if header is not None and header_length is not None and (known := _read_responses.get(header)) is not None:
+        layout, past = known
+        if layout.size == len(body) - header_length:
+            return InferResponse(layout.tensors(body, header_length), past.model_name, past.model_version)
+    message, position = _decode(_RESPONSE, body, header_length, limits)
+    tensors = _tensors(message.outputs, body, position, limits)
+    response = InferResponse(tensors, message.model_name, message.model_version, message.id, message.parameters)
+    if header is not None and not message.id and not message.parameters:
+        _keep(_read_responses, header, message.outputs, tensors, msgspec.structs.replace(response, outputs=()))
+    return response
 
 
 def encode_response(
@@ -246,9 +286,14 @@ def encode_response(
     Raises:
         InvalidInput: as `encode_request`.
     """
+    key: tuple[object, ...] | None = None
+    if binary is True and not id and not parameters and has_layout(outputs):
+        key = model_name, model_version, described(outputs)
+        if (header := _written_responses.get(key)) is not None:
+            return [header, *map(data_of, outputs)], len(header)
     tensors, payloads = _messages(_TensorMessage, outputs, binary=binary)
     given = dict(parameters) if parameters else {}
-    return _join(_ResponseMessage(tensors, model_name, model_version, id, given), payloads)
+    return _join(_ResponseMessage(tensors, model_name, model_version, id, given), payloads, _written_responses, key)
 
 
 def parse_header_length(value: str | bytes | None) -> int | None:
@@ -384,9 +429,37 @@ def _messages(
     return messages, payloads
 
 
-def _join(message: Any, payloads: list[bytes | memoryview]) -> Message:
+def _join(
+    message: Any,
+    payloads: list[bytes | memoryview],
+    written: Memory[tuple[object, ...], bytes],
+    key: tuple[object, ...] | None,
+) -> Message:
+    """The whole message; its JSON is kept in `written` where it has a key."""
     header = _ENCODER.encode(message)
     if not payloads:
         return [header], None
     header += b" " * (-len(header) % _ALIGNMENT)
+    if key is not None and len(header) <= MAX_HEADER_BYTES:
+        written.keep(key, header)
     return [header, *payloads], len(header)
+
+
+def _short_header(body: Buffer, header_length: int | None, limits: Limits) -> bytes | None:
+    """The JSON part where it may be known; what was read before was within the same limits or narrower ones."""
+    if header_length is None or not 0 < header_length <= MAX_HEADER_BYTES:
+        return None
+    if header_length > limits.json_bytes or limits.tensors < MAX_TENSORS:
+        return None
+    return bytes(body[:header_length])
+
+
+def _keep(
+    memory: Memory[bytes, tuple[Layout, _T]],
+    header: bytes,
+    messages: Sequence[_TensorMessage],
+    tensors: Sequence[Tensor],
+    message: _T,
+) -> None:
+    if has_layout(tensors) and all(item.data is msgspec.UNSET for item in messages):
+        memory.keep(header, (Layout(tensors), message))
