@@ -20,7 +20,14 @@ Version = Annotated[str | None, typer.Option("--version", metavar="N", help="A v
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file; its external data is found beside it.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="An ONNX file; its external data is found beside it. Or a folder with model.onnx, tokenizer.json and "
+            "blindai-task.json, for a model that takes text.",
+        ),
+    ],
     model_id: Annotated[str, typer.Option("--id", metavar="MODEL", help="namespace/name, as in acme/resnet18.")],
     version: Version = None,
     addr: Addr = None,

@@ -8,19 +8,24 @@ import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import AsyncStream
 from blindai.client.budget import BudgetWait
 from blindai.client.calls import MAX_PREDICTION_BYTES, Call
-from blindai.client.model_file import ModelBody, ModelSource
+from blindai.client.model_file import ModelBody, ModelSource, TaskSource
 from blindai.client.prediction import Prediction
 from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
+from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
 from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -78,6 +83,19 @@ class AsyncConnection(Session):
             self._forget(model_id)
             raise
 
+    async def embed(
+        self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
+    ) -> NDArray[np.float32]:
+        """See `Connection`."""
+        return await self._follow(model_id, embed(self._calls, model_id, texts, version), wait_for_budget)
+
+    async def classify(
+        self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
+    ) -> list[Classification]:
+        """See `Connection`."""
+        steps = classify(self._calls, self._models, model_id, texts, version)
+        return await self._follow(model_id, steps, wait_for_budget)
+
     async def lease(self, model_id: str) -> ModelLease:
         """See `Connection`."""
         return await self._run(self._calls.lease(model_id))
@@ -88,10 +106,12 @@ class AsyncConnection(Session):
         *,
         model_id: str,
         version: str | None = None,
+        tokenizer: str | os.PathLike[str] | bytes | None = None,
+        task: TaskSource | None = None,
         progress: bool | None = None,
     ) -> ModelUploaded:
         """See `Connection`."""
-        body = ModelBody.open(model)
+        body = ModelBody.open(model, tokenizer=tokenizer, task=task)
         shown = self._progress if progress is None else progress
         with upload_progress(body, model_id, enabled=shown) as chunks:
             uploaded = await self._run(self._calls.upload(model_id, body, chunks, version), seconds=UPLOAD_SECONDS)
@@ -141,7 +161,25 @@ class AsyncConnection(Session):
     ) -> None:
         await self.close()
 
-    async def _run_patiently(self, model_id: str, call: Call[Prediction], seconds: float) -> Prediction:
+    async def _follow(self, model_id: str, steps: Steps[T], wait_for_budget: float | None) -> T:
+        """Carry out one call after the other, and give what they come to."""
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                if wait_for_budget is None:
+                    answer = await self._run(call)
+                else:
+                    answer = await self._run_patiently(model_id, call, wait_for_budget)
+            except (InvalidInput, ModelNotFound):
+                self._forget(model_id)
+                raise
+
+    async def _run_patiently(self, model_id: str, call: Call[T], seconds: float) -> T:
         try:
             return await self._run(call)
         except BudgetExhausted as error:

@@ -13,19 +13,24 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import BlockingStream
 from blindai.client.budget import BudgetWait
 from blindai.client.calls import MAX_PREDICTION_BYTES, Call
-from blindai.client.model_file import ModelBody, ModelSource
+from blindai.client.model_file import ModelBody, ModelSource, TaskSource
 from blindai.client.prediction import Prediction
 from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
+from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
 from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -106,6 +111,32 @@ class Connection(Session):
             self._forget(model_id)
             raise
 
+    def embed(
+        self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
+    ) -> NDArray[np.float32]:
+        """The vectors of texts, FP32 [n, d]. A long list is sent in several requests, all to one version.
+
+        Args:
+            model_id: `namespace/name` of a model that embeds text.
+            texts: a list of texts; one text is a list of one.
+            version, wait_for_budget: as in `predict`.
+
+        Raises:
+            InvalidInput: `input.name`, the model does something else.
+            BlindAIError: as `predict`.
+        """
+        return self._follow(model_id, embed(self._calls, model_id, texts, version), wait_for_budget)
+
+    def classify(
+        self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
+    ) -> list[Classification]:
+        """What a classifier says of texts: for each its label, and the scores of all labels.
+
+        Args, Raises: as `embed`.
+        """
+        steps = classify(self._calls, self._models, model_id, texts, version)
+        return self._follow(model_id, steps, wait_for_budget)
+
     def lease(self, model_id: str) -> ModelLease:
         """How the lease of a model on loan stands: its state, what was used, what is left.
 
@@ -121,15 +152,26 @@ class Connection(Session):
         *,
         model_id: str,
         version: str | None = None,
+        tokenizer: str | os.PathLike[str] | bytes | None = None,
+        task: TaskSource | None = None,
         progress: bool | None = None,
     ) -> ModelUploaded:
         """Upload an ONNX model with its external data, streamed; what the enclave received is checked by digest.
+
+        Args:
+            model: path of an ONNX file, or of a folder with `model.onnx`, `tokenizer.json` and `blindai-task.json`; or
+                the content of an ONNX file.
+            model_id: `namespace/name`.
+            version: a decimal string; the next one without it.
+            tokenizer: `tokenizer.json`, for a model that takes text.
+            task: what the model does with text: `"embed"`, or all that may stand in `blindai-task.json`.
+            progress: show a bar; None is as this client was told.
 
         Raises:
             InvalidModel: it is not a model the enclave can run; nothing was stored.
             QuotaExceeded, Unavailable, AttestationError: as they say.
         """
-        body = ModelBody.open(model)
+        body = ModelBody.open(model, tokenizer=tokenizer, task=task)
         shown = self._progress if progress is None else progress
         with upload_progress(body, model_id, enabled=shown) as chunks:
             uploaded = self._run(self._calls.upload(model_id, body, chunks, version), seconds=UPLOAD_SECONDS)
@@ -195,7 +237,25 @@ class Connection(Session):
     ) -> None:
         self.close()
 
-    def _run_patiently(self, model_id: str, call: Call[Prediction], seconds: float) -> Prediction:
+    def _follow(self, model_id: str, steps: Steps[T], wait_for_budget: float | None) -> T:
+        """Carry out one call after the other, and give what they come to."""
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                if wait_for_budget is None:
+                    answer = self._run(call)
+                else:
+                    answer = self._run_patiently(model_id, call, wait_for_budget)
+            except (InvalidInput, ModelNotFound):
+                self._forget(model_id)
+                raise
+
+    def _run_patiently(self, model_id: str, call: Call[T], seconds: float) -> T:
         try:
             return self._run(call)
         except BudgetExhausted as error:

@@ -1,4 +1,4 @@
-"""What `upload_model` sends: one ONNX file, or a tar of it and its external data files.
+"""What `upload_model` sends: one ONNX file, or a tar of it and its external data files, and of what makes it take text.
 
 What can be judged here is judged before a byte leaves; whether the model can run is for the server to say.
 """
@@ -10,9 +10,9 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
 import msgspec
 
@@ -20,12 +20,16 @@ from blindai.client.external_data import external_data
 from blindai.errors import InvalidModel
 from blindai.wire.bundle import BUNDLE_TYPE, MAX_BUNDLE_FILES, MODEL_FILE, ONNX_TYPE, is_plain_name
 from blindai.wire.model_format import HEAD_BYTES, foreign_format
+from blindai.wire.task import MAX_TASK_BYTES, MAX_TOKENIZER_BYTES, TASK_FILE, TOKENIZER_FILE, TextTask, refused_task
 from blindai.wire.tensor import quoted
 
 if TYPE_CHECKING:
     import onnx
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto"
+
+TaskSource: TypeAlias = "TextTask | str | Mapping[str, Any]"
+"""What a model does with text: the name of a task, or all that may stand in its file."""
 
 CHUNK_BYTES: Final = 1 << 20
 """What is read, hashed and handed on at a time."""
@@ -72,7 +76,7 @@ class ModelBody:
     bytes). A file that changes in between is refused by the server, whose digest then differs.
 
     Attributes:
-        content_type: `application/onnx`, or `application/x-tar` for a model with external data.
+        content_type: `application/onnx`, or `application/x-tar` for a model of several files.
         content_length: in bytes.
         sha256: digest of the body.
         files: names in the bundle; one name for a single file.
@@ -92,25 +96,36 @@ class ModelBody:
         self.sha256 = digest.digest()
 
     @classmethod
-    def open(cls, source: ModelSource) -> ModelBody:
+    def open(
+        cls,
+        source: ModelSource,
+        *,
+        tokenizer: str | os.PathLike[str] | bytes | None = None,
+        task: TaskSource | None = None,
+    ) -> ModelBody:
         """Check a model and make it ready to be sent.
 
         Args:
-            source: path of an ONNX file, beside which its external data files are; or such a file's bytes; or an
-                `onnx.ModelProto` that holds all its weights.
+            source: path of an ONNX file, beside which its external data files are; or of a folder with `model.onnx`,
+                `tokenizer.json` and `blindai-task.json`; or such a file's bytes; or an `onnx.ModelProto` that holds
+                all its weights.
+            tokenizer: path of `tokenizer.json`, or its content.
+            task: what the model does with text.
 
         Raises:
             InvalidModel: `model.file_missing`, `model.file_type`, `model.file_unreadable`, `model.changed`,
                 `model.empty`, `model.not_onnx`, `model.truncated`, `model.damaged`, `model.too_complex`,
                 `model.too_large`, `model.external_data_missing`, `model.external_data_path`,
-                `model.external_data_truncated`.
+                `model.external_data_truncated`, `model.tokenizer`, `model.task_file`.
         """
+        if isinstance(source, str | os.PathLike) and os.path.isdir(source):  # noqa: PTH112  # pathlib's raises for odd names
+            source, tokenizer, task = _folder(Path(source), tokenizer, task)
         model, path = _model_part(source)
         try:
             _require_onnx(model)
             with model.open() as file:
                 needed = external_data(file, model.size)
-            return cls((model, *_external_parts(path, needed)))
+            return cls((model, *_external_parts(path, needed), *_text_parts(tokenizer, task, needed)))
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -161,13 +176,62 @@ def _file_size(path: Path) -> int:
         raise _refuse("model.file_missing", f"there is no file {path}") from None
     except (OSError, ValueError) as error:
         raise _unreadable(error) from error
-    if path.is_dir():
-        found = ", ".join(sorted(child.name for child in path.glob("*.onnx"))[:3])
-        hint = f"it holds {found}" if found else "give the path of the .onnx file"
-        raise _refuse("model.file_type", f"{path} is a folder", hint)
     if not path.is_file():
         raise _refuse("model.file_type", f"{path} is not a regular file")
     return size
+
+
+def _folder(
+    folder: Path, tokenizer: str | os.PathLike[str] | bytes | None, task: TaskSource | None
+) -> tuple[Path, str | os.PathLike[str] | bytes, TaskSource]:
+    """The files of a model that takes text; what is given beside the folder goes before what is in it."""
+    task_file = folder / TASK_FILE
+    if task is None and not task_file.is_file():
+        found = ", ".join(sorted(child.name for child in folder.glob("*.onnx"))[:3])
+        hint = f"it holds {found}: give its path" if found else "give the path of the .onnx file"
+        raise _refuse("model.file_type", f"{folder} is a folder without {TASK_FILE}", hint)
+    if task is None:
+        if task_file.stat().st_size > MAX_TASK_BYTES:
+            raise refused_task(f"it has more than {MAX_TASK_BYTES} bytes")
+        task = TextTask.parse(task_file.read_bytes())
+    return folder / MODEL_FILE, folder / TOKENIZER_FILE if tokenizer is None else tokenizer, task
+
+
+def _text_parts(
+    tokenizer: str | os.PathLike[str] | bytes | None, task: TaskSource | None, needed: Mapping[str, int]
+) -> tuple[_Part, ...]:
+    """The tokenizer and the task file."""
+    if tokenizer is None and task is None:
+        return ()
+    if tokenizer is None:
+        raise _refuse("model.tokenizer", "a model that takes text needs its tokenizer", f"give its {TOKENIZER_FILE}")
+    if task is None:
+        raise _refuse(
+            "model.task_file", "a model with a tokenizer needs a task", 'say what it does, as in task="embed"'
+        )
+    taken = {TOKENIZER_FILE, TASK_FILE} & set(needed)
+    if taken:
+        message = f"the model keeps weights in {taken.pop()}, which has another meaning in a bundle"
+        raise _refuse("model.external_data_path", message, "rename the data file")
+    if isinstance(tokenizer, bytes):
+        part = _Part(TOKENIZER_FILE, len(tokenizer), tokenizer)
+    else:
+        path = Path(tokenizer)
+        part = _Part(TOKENIZER_FILE, _file_size(path), path)
+    if part.size > MAX_TOKENIZER_BYTES:
+        message = f"the tokenizer has {part.size} bytes, at most {MAX_TOKENIZER_BYTES} are accepted"
+        raise _refuse("model.tokenizer", message)
+    content = _task(task).encode()
+    return part, _Part(TASK_FILE, len(content), content)
+
+
+def _task(source: TaskSource) -> TextTask:
+    if isinstance(source, TextTask):
+        source = msgspec.to_builtins(source)
+    try:
+        return msgspec.convert({"task": source} if isinstance(source, str) else source, TextTask)
+    except msgspec.ValidationError as error:
+        raise refused_task(str(error)) from None
 
 
 def _require_onnx(model: _Part) -> None:

@@ -71,6 +71,8 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
         platform: the engine, `onnxruntime_onnx` for ONNX Runtime as in Triton.
         inputs, outputs: the tensors, in the model's order.
         leased: the model is on loan from a custodian, who meters it and may stop it.
+        task: what a model that takes text does with it, `embed` or `classify`.
+        labels: of a classifier of text, in the order of its scores.
     """
 
     name: str
@@ -79,6 +81,8 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
     leased: bool = False
+    task: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class ModelUploaded(msgspec.Struct, frozen=True):
