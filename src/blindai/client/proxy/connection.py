@@ -13,7 +13,7 @@ from blindai.client.proxy import message
 from blindai.client.proxy.admission import Admission
 from blindai.client.proxy.request import RequestHead, RequestPart, RequestStream
 from blindai.client.proxy.upstream import Upstream
-from blindai.errors import BlindAIError, Unavailable
+from blindai.errors import BlindAIError, InvalidInput, Unavailable
 
 # Requests that arrive together are taken one after the other: no more than this waits in memory.
 READ_BYTES: Final = 1 << 16
@@ -254,7 +254,7 @@ class ClientConnection:
                     ) from error
                 for part in parts:
                     if isinstance(part, AnswerHead):
-                        chunked = part.length is None and head.modern
+                        chunked = part.length is None
                         lives = part.keep_alive
                         await self._pass_head(head, part, upstream, chunked=chunked)
                     elif isinstance(part, bytes):
@@ -268,6 +268,9 @@ class ClientConnection:
             if head.modern and answer.status == _CONTINUE:
                 await self._write(message.answer_downstream(answer, chunked=False, close=False))
             return
+        if answer.length is None and not head.modern:
+            # It could end only with the connection, and then nobody could tell a cut from an end.
+            raise InvalidInput("an answer in chunks needs a client of HTTP/1.1", code="http.request")
         self._answering = True
         self._closing = not head.keep_alive or not self._arrived or self._stopping
         await self._write(

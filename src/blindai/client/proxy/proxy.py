@@ -52,6 +52,7 @@ class Proxy:
         self._party = RelyingParty(address.authority, policy, clock=clock)
         self._simulated = False
         self._max_connections = max_connections
+        self._stopping = False
         self._connections: dict[ClientConnection, asyncio.Task[None]] = {}
         self._terms = Terms(
             admission,
@@ -85,6 +86,7 @@ class Proxy:
             await self._end()
 
     async def _end(self) -> None:
+        self._stopping = True
         tasks = list(self._connections.values())
         for connection in list(self._connections):
             connection.stop()
@@ -96,7 +98,7 @@ class Proxy:
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = ClientConnection(self._terms, reader, writer)
-        if len(self._connections) >= 2 * self._max_connections:
+        if self._stopping or len(self._connections) >= 2 * self._max_connections:
             writer.transport.abort()  # not even a refusal for so many
             return
         if len(self._connections) >= self._max_connections:
