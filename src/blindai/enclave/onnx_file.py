@@ -58,12 +58,14 @@ class ValueSpec(msgspec.Struct, frozen=True):
         ranked: whether a shape, even that of a scalar, is declared.
         datatype: V2 datatype; empty for what V2 does not have.
         shape: its dimensions, -1 where none is declared.
+        symbols: the names of its dimensions, empty where one has none. What has the same name has the same size.
     """
 
     name: str
     ranked: bool
     datatype: str = ""
     shape: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 class OnnxFile(msgspec.Struct, frozen=True):
@@ -126,6 +128,7 @@ class _Type(msgspec.Struct):
     ranked: bool = False
     datatype: str = ""
     shape: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 class _Reader:
@@ -161,7 +164,10 @@ class _Reader:
         self._refuse_foreign_calls()
         self._refuse_foreign_types()
         inputs, outputs = (
-            {name: ValueSpec(name, found.ranked, found.datatype, found.shape) for name, found in values.items()}
+            {
+                name: ValueSpec(name, found.ranked, found.datatype, found.shape, found.symbols)
+                for name, found in values.items()
+            }
             for values in self._values
         )
         return OnnxFile(inputs, outputs, frozenset(self._external), frozenset(inputs.keys() & self._initializers))
@@ -329,14 +335,22 @@ class _Reader:
                     declared.foreign = f"a tensor of {_FOREIGN.get(start, f'type {start}')}"
             elif number == 2 and wire == MESSAGE:
                 declared.ranked = True
-                declared.shape += tuple(self._dimensions(start, end))
+                for dimension in self._dimensions(start, end):
+                    declared.shape += (dimension[0],)
+                    declared.symbols += (dimension[1],)
 
-    def _dimensions(self, begin: int, stop: int) -> Iterator[int]:
+    def _dimensions(self, begin: int, stop: int) -> Iterator[tuple[int, str]]:
         for number, wire, start, end in self._fields(begin, stop):
-            if number == 1 and wire == MESSAGE:
-                sizes = [value for inner, kind, value, _ in self._fields(start, end) if inner == 1 and kind == VARINT]
-                # The value is signed: what is negative has its highest bit set.
-                yield sizes[-1] if sizes and sizes[-1] < 1 << 63 else -1
+            if number != 1 or wire != MESSAGE:
+                continue
+            size, symbol = -1, ""
+            for inner, kind, value, inner_end in self._fields(start, end):
+                if inner == 1 and kind == VARINT:
+                    # The value is signed: what is negative has its highest bit set.
+                    size, symbol = (value if value < 1 << 63 else -1), ""
+                elif inner == 2 and kind == MESSAGE:
+                    size, symbol = -1, self._fields.text(value, inner_end)
+            yield size, symbol
 
 
 def refuse_type(what: str, name: str, kind: str) -> NoReturn:

@@ -93,8 +93,9 @@ def open_model(body: memoryview, *, bundle: bool, settings: OpeningSettings, tri
     if trial is None:
         with Budget(settings.trial_ms / 1000, settings.limit_ms / 1000) as budget:
             session, found = try_out(load, settings.ways, max_batch=settings.max_batch, budget=budget)
-        # The length of a text is no part of a shape.
-        found = msgspec.structs.replace(found, bounded=TASK_FILE not in files and is_bounded(model))
+        # The length of a text is no part of a shape; and OpenVINO does not check shapes while it runs.
+        bounded = TASK_FILE not in files and found.engine == EngineName.ONNXRUNTIME.value and is_bounded(model)
+        found = msgspec.structs.replace(found, bounded=bounded)
     else:
         found = trial
         session = load(Way(trial.engine, trial.threads, trial.precision))

@@ -3,6 +3,10 @@
 A model reaches it from memory only and through its reader of ONNX alone. That reader opens files where a model has
 external data, and takes a certain name of such a file for an address in memory; so external data is put into the model
 first, and `onnx_file` refuses such names. It has neither text nor optional inputs, which are refused here.
+
+It does not check while it runs that shapes go together. Where they do not, some of its operators give an empty tensor
+and no error. So it is given no model whose outputs may be empty for another reason, an empty output is an error, and
+dimensions that the model gives one name must be equal. What remains shows in the trial.
 """
 
 from __future__ import annotations
@@ -17,11 +21,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import openvino
-from openvino.frontend import FrontEndManager
+from openvino.frontend import (
+    FrontEndManager,
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 
-from blindai.enclave.engine import Signature, TensorSpec
+from blindai.enclave.engine import MAX_LISTED, Signature, TensorSpec
 from blindai.enclave.external_data import embed
 from blindai.enclave.onnx_file import inspect
+from blindai.enclave.shape_flow import is_bounded
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 from blindai.wire.datatype import DATATYPES
 from blindai.wire.metadata import VARIABLE
@@ -62,6 +74,17 @@ _EMPTY: Final = bytes.fromhex(
 )
 
 _HINTS: Final[Mapping[str, str]] = {"float32": "f32", "bfloat16": "bf16"}
+
+_ERRORS: Final = (
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 _NO_MEMORY: Final = re.compile(r"bad_alloc|failed to allocate|out of memory", re.IGNORECASE)
 _CANCELLED: Final = re.compile(r"cancel", re.IGNORECASE)
@@ -120,8 +143,9 @@ class OpenVinoEngine:
 
         Raises:
             InvalidModel: the codes of `onnx_file.inspect` and `OnnxFile.refuse_missing`; `model.unsupported_type` for
-                text and for optional inputs; `model.unsupported_operator`; `model.invalid` for what else OpenVINO
-                refuses, or where the processor does not calculate with the wanted precision.
+                text and for optional inputs; `model.unsupported_operator`, also for all that `shape_flow` does not
+                list; `model.invalid` for what else OpenVINO refuses, or where the processor does not calculate with the
+                wanted precision.
             QuotaExceeded: `quota.memory`.
         """
         if self._precision == "bfloat16" and "BF16" not in self._capabilities:
@@ -129,6 +153,9 @@ class OpenVinoEngine:
         file = inspect(model)
         file.refuse_missing(external)
         _refuse_unsupported(file)
+        if not is_bounded(model):
+            message = "what the model needs or answers is not decided by the shapes of its inputs, as OpenVINO wants it"
+            raise InvalidModel(message, code="model.unsupported_operator")
         core, reader = _core()
         try:
             whole = embed(model, external) if file.external else model
@@ -137,10 +164,10 @@ class OpenVinoEngine:
             return OpenVinoSession(compiled, file, len(model) + sum(len(external[name]) for name in file.external))
         except MemoryError:
             raise _no_memory("load the model") from None
-        except (RuntimeError, TypeError, ValueError) as error:
+        except _ERRORS as error:
             if _NO_MEMORY.search(str(error)):
                 raise _no_memory("load the model") from None
-            unsupported = "not supported" in str(error) or "No conversion rule" in str(error)
+            unsupported = isinstance(error, (NotImplementedFailure, OpConversionFailure))
             code = "model.unsupported_operator" if unsupported else "model.invalid"
             raise InvalidModel(f"OpenVINO refuses the model: {_clean(error)}", code=code) from None
 
@@ -202,6 +229,7 @@ class OpenVinoSession:
             if port is None:
                 raise InvalidModel(f"OpenVINO does not give the output {quoted(spec.name)}", code="model.invalid")
             self._results[spec.name] = port
+        self._same_size = list(_same_size(file.inputs.values()))
         self._compiled = compiled
         self._lock = threading.Lock()
         self._free: list[Any] = []
@@ -225,6 +253,8 @@ class OpenVinoSession:
     ) -> list[Tensor]:
         """Runs the model; see `engine.Session.run`."""
         self._signature.check_inputs(inputs)
+        for group in self._same_size:
+            _refuse_unequal(inputs, group)
         names = self._signature.select_outputs(outputs)
         stop = cancellation if isinstance(cancellation, OpenVinoCancellation) else OpenVinoCancellation()
         try:
@@ -232,11 +262,16 @@ class OpenVinoSession:
             stop.attach(request)
             # The tensors are views of the request's arrays, which live until the run has ended.
             feeds = {port: _to_native(inputs[name]) for name, port in self._feeds}
-            request.infer(feeds, share_inputs=True, share_outputs=True)
+            # A run that was not begun as one to wait for cannot be stopped.
+            request.start_async(feeds, share_inputs=True)
+            request.wait()
             answers = [self._answer(request, name) for name in names]
+            if any(not answer.data.size for answer in answers) and all(given.data.size for given in inputs.values()):
+                message = "the model cannot run on this input: an output is empty, the shapes do not go together"
+                raise InvalidInput(message, code="input.run")
         except MemoryError:
             raise _no_memory("run the model on this input") from None
-        except (RuntimeError, ValueError) as error:
+        except _ERRORS as error:
             raise _run_error(error, cancelled=stop.cancelled) from None
         finally:
             stop.attach(None)
@@ -262,6 +297,22 @@ class OpenVinoSession:
 def _specs(values: Iterable[ValueSpec]) -> Iterable[TensorSpec]:
     for value in values:
         yield TensorSpec(value.name, value.datatype, value.shape if value.ranked else (VARIABLE,), value.ranked)
+
+
+def _same_size(values: Iterable[ValueSpec]) -> Iterable[list[tuple[str, int]]]:
+    """The dimensions that must be equal: inputs and axes for each name of a dimension that comes twice."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for value in values:
+        for axis, symbol in enumerate(value.symbols):
+            if symbol:
+                found.setdefault(symbol, []).append((value.name, axis))
+    return (group for group in found.values() if len(group) > 1)
+
+
+def _refuse_unequal(inputs: Mapping[str, Tensor], group: Sequence[tuple[str, int]]) -> None:
+    if len({inputs[name].data.shape[axis] for name, axis in group}) > 1:
+        named = ", ".join(f"{quoted(name)} axis {axis}" for name, axis in group[:MAX_LISTED])
+        raise InvalidInput(f"these dimensions must have the same size: {named}", code="input.shape")
 
 
 def _port(ports: Iterable[Any], name: str) -> Any:

@@ -18,7 +18,7 @@ from blindai.enclave.trial.timing import median_us
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from blindai.enclave.engine import Session
     from blindai.enclave.trial.budget import Budget
@@ -36,6 +36,9 @@ WORTHWHILE: Final = 0.95
 
 OTHER_SIZE: Final = 13
 """A second size for the dimensions that the request decides: an odd one, where vectors have ends."""
+
+MAX_ODD: Final = 16
+"""Inputs that are given another shape than goes with the others, one after the other; some models have hundreds."""
 
 MAX_REFUSAL: Final = 200
 """Characters kept of why a candidate was refused."""
@@ -57,10 +60,11 @@ class Tried(NamedTuple):
 
 
 class _Reference(NamedTuple):
-    """What the first way answers, each time to made-up inputs."""
+    """What the first way answers to made-up inputs, and which it refuses."""
 
     shapes: Sequence[Shape]
     answers: Sequence[tuple[Mapping[str, Tensor], list[Tensor]]]
+    refused: Sequence[Mapping[str, Tensor]]
     run_us: float
 
 
@@ -139,14 +143,28 @@ def _reference(session: Session, budget: Budget, *, compared: bool) -> _Referenc
             tried.append(other)
     run_us = median_us(session, draw(session.inputs, accepted, seed=0), budget)
     answers = []
+    refused: list[Mapping[str, Tensor]] = []
     if compared:
+        refused = [odd for odd in _odd(session, accepted) if _answer(session, odd, budget) is None]
         wanted = [(shape, seed, Values.ORDINARY) for seed, shape in enumerate([accepted, *tried])]
         for shape, seed, values in [*wanted, (accepted, 0, Values.EXTREME), (accepted, 0, Values.LARGE)]:
             inputs = draw(session.inputs, shape, seed=seed, values=values)
             answer = _answer(session, inputs, budget)
             if answer is not None:
                 answers.append((inputs, answer))
-    return _Reference(tried, answers, run_us)
+    return _Reference(tried, answers, refused, run_us)
+
+
+def _odd(session: Session, shape: Shape) -> Iterator[Mapping[str, Tensor]]:
+    """Inputs of which one has another shape than goes with the others, as far as the signature allows that."""
+    usual = draw(session.inputs, shape, seed=0)
+    larger = draw(session.inputs, msgspec.structs.replace(shape, size=shape.size + 1), seed=0)
+    more = draw(session.inputs, shape, seed=0, rows=2)
+    if len(usual) > 1:
+        for name in list(usual)[:MAX_ODD]:
+            for other in (larger, more):
+                if other[name].shape != usual[name].shape:
+                    yield {**usual, name: other[name]}
 
 
 def _accepted(session: Session, budget: Budget) -> Shape | None:
@@ -203,6 +221,8 @@ def _candidate(bench: _Bench, way: Way, model: Session, reference: _Reference, b
             worst = max(worst, difference(expected, answers))
             if not agree(expected, answers, reduced=way.precision != FLOAT32):
                 return Candidate(*way, run_us=0.0, difference=_figure(worst), refused="its answers differ")
+        if any(_answer(session, odd, budget) is not None for odd in reference.refused):
+            return Candidate(*way, run_us=0.0, refused="it answers where shapes do not go together")
         took = median_us(session, draw(model.inputs, reference.shapes[0], seed=0), budget)
     except BlindAIError as error:
         if error.code == "quota.load_time":
