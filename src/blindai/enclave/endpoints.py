@@ -115,6 +115,8 @@ class Endpoints:
                 tuple(spec.metadata for spec in described.inputs),
                 tuple(spec.metadata for spec in described.outputs),
                 leased=self._is_leased(version.id),
+                task=described.task,
+                labels=described.labels,
             )
         )
 
