@@ -485,9 +485,13 @@ def test_a_full_queue_says_come_back(start_server: Start, adder: bytes) -> None:
         response = wire.infer("acme/add", ONES)
         response.assert_problem(503, "busy")
         assert response.headers["retry-after"] == "1"
-        # One who waits leaves: nothing of the request is kept, and it will not run.
+        # One who waits leaves: nothing of the request is kept, it will not run, and another may have its place.
         wires.pop().reset()
         server.eventually(lambda: server.application.bodies.used == 2 * len(body))
+        server.eventually(lambda: inference.queued() == 1)
+        wires.append(server.connect())
+        wires[-1].begin_infer("acme/add", ONES)
+        server.eventually(lambda: inference.queued() == 2)
         wire.infer("acme/add", ONES).assert_problem(503, "busy")
         engine.gate.set()
         for waiting in wires:
@@ -495,7 +499,7 @@ def test_a_full_queue_says_come_back(start_server: Start, adder: bytes) -> None:
             waiting.close()
         assert wire.infer("acme/add", ONES).status == 200
     server.eventually(lambda: server.application.bodies.used == 0)
-    assert server.request("GET", "/v2/models/acme/add/stats").json["model_stats"][0]["inference_count"] == 3
+    assert server.request("GET", "/v2/models/acme/add/stats").json["model_stats"][0]["inference_count"] == 4
 
 
 def test_a_delete_during_a_run_lets_it_end(start_server: Start, adder: bytes) -> None:
@@ -504,7 +508,7 @@ def test_a_delete_during_a_run_lets_it_end(start_server: Start, adder: bytes) ->
     server.upload("acme/add", adder)
     with server.connect() as running, server.connect() as deleting:
         answer = running.begin_infer("acme/add", ONES)
-        server.eventually(lambda: server.application._inference._handed_over == 1)
+        server.eventually(lambda: [version.runs for version in server.application.repository] == [1])
         deleting.head("DELETE", "/v2/repository/models/acme/add")
         server.eventually(lambda: list(server.application.repository) == [])
         server.request("POST", "/v2/models/acme/add/infer", JSON_ONES).assert_problem(404, "model.not_found")

@@ -10,7 +10,7 @@ import pytest
 
 from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from blindai.enclave.inference import header_length_of
+from blindai.enclave.codec import header_length_of
 from blindai.errors import InvalidInput
 from enclave_server import RunningServer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from blindai.enclave.bundle import split
-from blindai.enclave.config import EnclaveConfig, Limits
+from blindai.enclave.config import EnclaveConfig, Limits, Runtime
 from blindai.enclave.description import Description, Trial
 from blindai.enclave.engine import Engine
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
@@ -39,8 +39,10 @@ def opening_with(engine: Engine) -> Callable[[Plain, Trial | None], Opened]:
 class ThreadRepository(Repository):
     """A repository with threads of its own."""
 
-    def __init__(self, engine: Engine | None = None, limits: Limits | None = None) -> None:
-        config = EnclaveConfig(limits=limits or Limits())
+    def __init__(
+        self, engine: Engine | None = None, limits: Limits | None = None, runtime: Runtime | None = None
+    ) -> None:
+        config = EnclaveConfig(limits=limits or Limits(), runtime=runtime or Runtime())
         engine = engine or OnnxRuntimeEngine()
         self.threads = RunningThreads(config.runtime.workers)
         super().__init__(ThreadLoader(opening_with(engine), self.threads), engine, config, self.threads)

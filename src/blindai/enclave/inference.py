@@ -1,100 +1,84 @@
 """From the body of an inference request to the body of its response.
 
-A run that is known to be quick happens on the event loop at once; handing it to a thread would cost more than
-it takes. All others go to a fixed number of workers with a bounded queue before them.
+A run that is known to be quick happens on the event loop at once; handing it over would cost more than it takes. All
+others take their turn with the scheduler. Messages that take long to read or to write are read and written on threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
+from blindai.enclave.codec import Codec, header_length_of, long_to_read, long_to_write
+from blindai.enclave.engine import Signature
 from blindai.enclave.model_version import Times
+from blindai.enclave.queue import Busy
 from blindai.enclave.reply import Reply
-from blindai.enclave.residue import wipe_threads
-from blindai.enclave.watchdog import Watchdog
-from blindai.errors import BlindAIError, QuotaExceeded, Unavailable
-from blindai.wire import v2
+from blindai.enclave.runner import Work
+from blindai.enclave.scheduler import Scheduler
+from blindai.errors import BlindAIError, QuotaExceeded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blindai.enclave.codec import Request
     from blindai.enclave.config import EnclaveConfig
+    from blindai.enclave.description import Description
+    from blindai.enclave.engine import Session
     from blindai.enclave.exchange import Headers
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.model_version import ModelVersion
+    from blindai.enclave.queue import Done
     from blindai.enclave.receipts import Receipts
-    from blindai.enclave.runner import Charge, Runnable
+    from blindai.enclave.run import Counts
+    from blindai.enclave.runner import Charge
+    from blindai.enclave.scheduler import Models
+    from blindai.enclave.thread_runner import RunningThreads
+    from blindai.wire.tensor import Buffer, Tensor
 
-_HEADER_LENGTH: Final = v2.HEADER_LENGTH.encode()
-_JSON_HEADERS: Final = b"content-type: application/json\r\n"
-_BINARY_HEADERS: Final = b"content-type: application/octet-stream\r\n" + _HEADER_LENGTH + b": %d\r\n"
-
-
-# A run on the event loop is cut off here, in seconds, and begun again on a worker: every other request waits for it.
+# A run on the event loop is cut off here, in seconds, and begun again off it: every other request waits for it.
 _INLINE_PATIENCE: Final = 0.1
 
 # A run on the event loop that takes so many times what counts as quick costs its kind the privilege, for a while.
 _DISAPPOINTMENT: Final = 10
 
-
-class _Job:
-    """One request whose headers have been read. Dropping it frees its body, though it may still stand in the queue."""
-
-    __slots__ = ("body", "charge", "dropped", "header_length", "kind", "refusal", "session", "version")
-
-    def __init__(
-        self,
-        version: ModelVersion,
-        session: Runnable,
-        header_length: int | None,
-        body: bytes,
-        *,
-        kind: tuple[int, int],
-        charge: Charge | None,
-    ) -> None:
-        self.version = version
-        self.session = session
-        self.header_length = header_length
-        self.body = body
-        self.kind = kind
-        self.charge = charge
-        self.dropped = False
-        self.refusal: BlindAIError | None = None
-
-    def drop(self) -> None:
-        self.dropped = True
-        self.body = b""
+# Messages read and written on threads at once. They hold Python's lock most of the time.
+_CODEC_THREADS: Final = 2
 
 
-class _Ran(NamedTuple):
-    """A run that succeeded."""
+class _Pending(NamedTuple):
+    """A request that was handed over, and what is waited for."""
 
-    reply: Reply
-    times: Times
+    version: ModelVersion
+    request: Request
+    answer: asyncio.Future[Reply]
 
 
 class Inference:
-    """Runs models.
+    """Answers inference requests.
 
     Args:
         config: workers, queue, and what counts as quick.
         receipts: signs those that requests ask for.
+        models: brings models into memory.
+        threads: where models run that run in this process; their watchdog looks after the event loop too.
     """
 
-    def __init__(self, config: EnclaveConfig, receipts: Receipts) -> None:
-        self._receipts = receipts
+    def __init__(self, config: EnclaveConfig, receipts: Receipts, models: Models, threads: RunningThreads) -> None:
         self._inline_ns = config.runtime.inline_us * 1000
-        self._workers = config.runtime.workers
-        self._most = config.runtime.workers + config.limits.max_queued_runs
-        self._limits = v2.Limits(json_bytes=min(v2.MAX_JSON_BYTES, config.limits.max_body_bytes))
-        self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="infer")
-        self._patience = config.timeouts.run_ms / 1000
-        self._watchdog = Watchdog()
-        self._handed_over = 0
-        self._charged: dict[Future[_Ran | None], _Job] = {}
-        self._closed = False
+        self._codec = Codec(config.limits.max_body_bytes, receipts)
+        self._threads = threads
+        self._watchdog = threads.watchdog
+        self._scheduler = Scheduler(config, models)
+        threads.on_free = self._scheduler.dispatch
+        self._aside = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
+        self._most_read = config.limits.max_queued_runs
+        self._reading: set[asyncio.Task[Reply]] = set()
+        self._signatures: WeakKeyDictionary[ModelVersion, tuple[Description, Signature]] = WeakKeyDictionary()
         self._metrics: Metrics | None = None
 
     def count_in(self, metrics: Metrics) -> None:
@@ -102,180 +86,204 @@ class Inference:
         self._metrics = metrics
 
     def queued(self) -> int:
-        """How many runs wait for a worker."""
-        return max(0, self._handed_over - self._workers)
+        """How many requests wait for their turn."""
+        return self._scheduler.waiting
+
+    @property
+    def counts(self) -> Counts:
+        """What the scheduler has done."""
+        return self._scheduler.counts
 
     def infer(
-        self, version: ModelVersion, headers: Headers, body: bytes, charge: Charge | None = None
+        self, version: ModelVersion, headers: Headers, body: Buffer, charge: Charge | None = None
     ) -> Reply | asyncio.Future[Reply]:
-        """Answer one request for `version`: at once, or in a while.
+        """Answer one request for `version`: at once, or in a while. Cancelling the future drops the request.
 
         Args:
             version: what to run.
             headers: the request's, names in lower case.
             body: the whole body, which must not change.
-            charge: what it costs, before the session of `version`, which must be loaded.
+            charge: what it costs; only for a version that runs in this process.
 
         Raises:
-            InvalidInput: what `wire.v2.decode_request` and the session refuse; `input.header_length`. The future
-                raises these too.
-            ModelNotFound: `model.not_loaded`.
-            QuotaExceeded: `quota.run_time`, `quota.memory`.
-            Unavailable: `busy`.
+            InvalidInput: as `Codec.decode` and `engine.Session.run`; `input.header_length`.
+            ModelNotFound, InvalidModel, QuotaExceeded, Unavailable: as `Scheduler.submit`. The future raises these too.
         """
-        session = version.begin_run()
-        handed_over = False
-        failed = True
         started = time.perf_counter_ns()
         try:
             header_length = header_length_of(headers)
-            size = len(body)
-            json_bytes = size if header_length is None else min(header_length, size)
-            kind = version.pace.kind(json_bytes, size - json_bytes)
-            job = _Job(version, charge or session, header_length, body, kind=kind, charge=charge)
-            if version.pace.below(kind, self._inline_ns):
-                ran = self._run_inline(job)
-                if ran is not None:
-                    failed = False
-                    return ran.reply
-            future = self._hand_over(job)
-            handed_over = True
-            return future
-        except BlindAIError as error:
-            self._failed(version, error, time.perf_counter_ns() - started)
+            if long_to_read(body, header_length):
+                return self._read(version, header_length, body, charge, started=started)
+            return self._answer(version, self._codec.decode(body, header_length, started), charge)
+        except BaseException as error:
+            self._failed(version, error, started, charge)
             raise
-        finally:
-            if not handed_over:
-                version.end_run()
-                if charge is not None:
-                    charge.settle(failed=failed)
 
     def refuse_waiting(self, refusal: BlindAIError) -> None:
-        """Refuse the requests with a charge that wait for a worker: runs of others may be in their way for long."""
-        for run, job in self._charged.items():
-            job.refusal = refusal
-            run.cancel()
+        """Refuse the requests with a charge that wait for their turn: runs of others may be in their way for long."""
+        self._scheduler.refuse_waiting(refusal)
 
     async def wipe_threads(self) -> None:
         """Overwrite what ended runs have left on the threads that made them, when they have ended what they do."""
-        if not self._closed:
-            await wipe_threads(self._executor, self._workers)
+        await self._threads.wipe()
 
-    def close(self) -> None:
-        """Drop what is queued and wait for what runs."""
-        self._closed = True
-        self._executor.shutdown(cancel_futures=True)
-        self._watchdog.close()
+    async def close(self) -> None:
+        """Refuse what waits, and wait for what runs in this process."""
+        self._scheduler.close()
+        for task in self._reading:
+            task.cancel()
+        self._threads.shut()
+        self._aside.shutdown(cancel_futures=True)
+        await self._scheduler.settled()
 
-    def _run_inline(self, job: _Job) -> _Ran | None:
-        """Run on the event loop; None where that had to be broken off."""
-        pace = job.version.pace
+    # Reading aside.
+
+    def _read(
+        self, version: ModelVersion, header_length: int | None, body: Buffer, charge: Charge | None, *, started: int
+    ) -> asyncio.Task[Reply]:
+        if len(self._reading) >= self._most_read:
+            raise Busy("the enclave has as many long messages to read as it may", code="busy", hint="try again soon")
+        task = asyncio.get_running_loop().create_task(
+            self._read_aside(version, header_length, body, charge, started=started)
+        )
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        return task
+
+    async def _read_aside(
+        self, version: ModelVersion, header_length: int | None, body: Buffer, charge: Charge | None, *, started: int
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
         try:
-            ran = self._run(job, time.perf_counter_ns(), _INLINE_PATIENCE)
+            request = await loop.run_in_executor(self._aside, self._codec.decode, body, header_length, started)
+            answer = self._answer(version, request, charge)
+        except BaseException as error:
+            self._failed(version, error, started, charge)
+            raise
+        return answer if isinstance(answer, Reply) else await answer
+
+    # Running.
+
+    def _answer(self, version: ModelVersion, request: Request, charge: Charge | None) -> Reply | asyncio.Future[Reply]:
+        session = version.session
+        if session is not None and version.pace.below(request.kind, self._inline_ns):
+            reply = self._run_inline(version, session, request, charge)
+            if reply is not None:
+                return reply
+        wanted = request.message.outputs
+        self._check(version, request.inputs, wanted)
+        done = self._scheduler.submit(version, Work(request.inputs, wanted, charge), deadline_ns=request.deadline_ns)
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(partial(self._done, _Pending(version, request, answer)))
+        answer.add_done_callback(partial(_drop, done))
+        return answer
+
+    def _run_inline(
+        self, version: ModelVersion, session: Session, request: Request, charge: Charge | None
+    ) -> Reply | None:
+        """Run on the event loop; None where that had to be broken off."""
+        version.begin_run()
+        pace, kind = version.pace, request.kind
+        runnable = charge or session
+        cancellation = runnable.cancellation()
+        began = time.perf_counter_ns()
+        self._watchdog.watch(cancellation, _INLINE_PATIENCE)
+        try:
+            outputs = runnable.run(request.inputs, request.message.outputs, cancellation=cancellation)
         except QuotaExceeded as error:
             if error.code != "quota.run_time":
                 raise
-            pace.disappointed(job.kind)
+            pace.disappointed(kind)
             return None
-        if ran.times.busy_ns > self._inline_ns * _DISAPPOINTMENT:
-            pace.disappointed(job.kind)
-        self._succeeded(job, ran.times, inline=True)
-        return ran
-
-    def _run(self, job: _Job, submitted: int, patience: float) -> _Ran:
-        started = time.perf_counter_ns()
-        request = v2.decode_request(job.body, job.header_length, limits=self._limits)
-        receipt = self._receipts.wanted(request.parameters)
-        decoded = time.perf_counter_ns()
-        cancellation = job.session.cancellation()
-        self._watchdog.watch(cancellation, patience)
-        try:
-            outputs = job.session.run(
-                {tensor.name: tensor for tensor in request.inputs}, request.outputs, cancellation=cancellation
-            )
         finally:
             self._watchdog.release(cancellation)
-        ran = time.perf_counter_ns()
-        buffers, json_length = v2.encode_response(
-            outputs,
-            model_name=job.version.model_name,
-            model_version=job.version.number,
-            id=request.id,
-            parameters=receipt and self._receipts.signed(receipt, job.version, request.inputs, outputs),
-            binary=request.binary,
-        )
-        headers = _JSON_HEADERS if json_length is None else _BINARY_HEADERS % json_length
-        times = Times(started - submitted, decoded - started, ran - decoded, time.perf_counter_ns() - ran)
-        return _Ran(Reply(200, headers, buffers), times)
+            version.end_run()
+        engine_ns = time.perf_counter_ns() - began
+        pace.note(kind, engine_ns, self._inline_ns)
+        if engine_ns > self._inline_ns * _DISAPPOINTMENT:
+            pace.disappointed(kind)
+        reply, encode_ns = self._codec.encode(version, request, outputs)
+        if charge is not None:
+            charge.settle(failed=False)
+        self._succeeded(version, Times(0, request.decode_ns, engine_ns, encode_ns), inline=True)
+        return reply
 
-    def _hand_over(self, job: _Job) -> asyncio.Future[Reply]:
-        if self._handed_over >= self._most:
-            raise Unavailable("the enclave has as many requests waiting as it may", code="busy", hint="try again soon")
-        loop = asyncio.get_running_loop()
-        submitted = time.perf_counter_ns()
-        run = self._executor.submit(self._run_unless_dropped, job, submitted)
-        self._handed_over += 1
-        if job.charge is not None:
-            self._charged[run] = job
-        answer: asyncio.Future[Reply] = loop.create_future()
-        run.add_done_callback(lambda run: loop.call_soon_threadsafe(self._settle, job, submitted, run, answer))
-        answer.add_done_callback(partial(_forget, job))
-        return answer
+    def _check(self, version: ModelVersion, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
+        """Raises InvalidInput unless the model takes these inputs and has these outputs."""
+        description = version.description
+        known = self._signatures.get(version)
+        if known is None or known[0] is not description:
+            known = description, Signature((*description.inputs, *description.optional), description.outputs)
+            self._signatures[version] = known
+        known[1].check_inputs(inputs)
+        known[1].select_outputs(outputs)
 
-    def _run_unless_dropped(self, job: _Job, submitted: int) -> _Ran | None:
-        return None if job.dropped else self._run(job, submitted, self._patience)
+    # Answering what the scheduler has run.
 
-    def _settle(self, job: _Job, submitted: int, run: Future[_Ran | None], answer: asyncio.Future[Reply]) -> None:
-        """Back on the event loop: a run handed over has ended, or was dropped before it began."""
-        self._handed_over -= 1
-        self._charged.pop(run, None)
-        job.version.end_run()
-        cancelled = run.cancelled()
-        error = job.refusal if cancelled else run.exception()
-        if job.charge is not None:
-            job.charge.settle(failed=cancelled or error is not None)
-        if cancelled and error is None:
+    def _done(self, pending: _Pending, done: asyncio.Future[Done]) -> None:
+        """A request has come to its end with the scheduler, which has settled its charge."""
+        version, request, answer = pending
+        if done.cancelled():
             answer.cancel()
             return
-        if error is None:
-            ran = run.result()
-            if ran is not None:
-                self._succeeded(job, ran.times, inline=False)
-                if not answer.done():
-                    answer.set_result(ran.reply)
+        error = done.exception()
+        if error is not None:
+            self._refuse(pending, error)
             return
-        self._failed(job.version, error, time.perf_counter_ns() - submitted)
-        if not answer.done():
-            answer.set_exception(error)
+        ran = done.result()
+        if ran.requests == 1 and version.session is not None:
+            version.pace.note(request.kind, ran.engine_ns, self._inline_ns)
+        if long_to_write(request, ran.outputs):
+            loop = asyncio.get_running_loop()
+            written = loop.run_in_executor(self._aside, self._codec.encode, version, request, ran.outputs)
+            written.add_done_callback(partial(self._written, pending, ran))
+            return
+        try:
+            reply, encode_ns = self._codec.encode(version, request, ran.outputs)
+        except BlindAIError as refusal:
+            self._refuse(pending, refusal)
+        else:
+            self._reply(pending, ran, reply, encode_ns)
 
-    def _succeeded(self, job: _Job, times: Times, *, inline: bool) -> None:
-        busy_ns = times.busy_ns
-        job.version.pace.note(job.kind, busy_ns)
-        job.version.statistics.succeeded(times)
+    def _written(self, pending: _Pending, ran: Done, written: asyncio.Future[tuple[Reply, int]]) -> None:
+        if written.cancelled():
+            pending.answer.cancel()
+            return
+        error = written.exception()
+        if error is not None:
+            self._refuse(pending, error)
+        else:
+            self._reply(pending, ran, *written.result())
+
+    def _reply(self, pending: _Pending, ran: Done, reply: Reply, encode_ns: int) -> None:
+        times = Times(ran.queue_ns, pending.request.decode_ns, ran.engine_ns, encode_ns)
+        self._succeeded(pending.version, times, inline=False)
+        if not pending.answer.done():
+            pending.answer.set_result(reply)
+
+    def _refuse(self, pending: _Pending, error: BaseException) -> None:
+        self._failed(pending.version, error, pending.request.started)
+        if not pending.answer.done():
+            pending.answer.set_exception(error)
+
+    # Counting.
+
+    def _succeeded(self, version: ModelVersion, times: Times, *, inline: bool) -> None:
+        version.statistics.succeeded(times)
         if self._metrics is not None:
-            self._metrics.ran(times.queue_ns + busy_ns, inline=inline)
+            self._metrics.ran(times.queue_ns + times.busy_ns, inline=inline)
 
-    def _failed(self, version: ModelVersion, error: BaseException, ns: int) -> None:
-        version.statistics.failed(ns)
+    def _failed(self, version: ModelVersion, error: BaseException, started: int, charge: Charge | None = None) -> None:
+        """A request has failed; a charge is given here where nobody else has settled it."""
+        if charge is not None:
+            charge.settle(failed=True)
+        if isinstance(error, asyncio.CancelledError):
+            return
+        version.statistics.failed(time.perf_counter_ns() - started)
         if self._metrics is not None:
             self._metrics.failed(error.code if isinstance(error, BlindAIError) else "internal")
 
 
-def header_length_of(headers: Headers) -> int | None:
-    """The length of the JSON part by the header Inference-Header-Content-Length; None where all is JSON.
-
-    Raises:
-        InvalidInput: `input.header_length`, for no number, or for two of them.
-    """
-    found: bytes | None = None
-    for name, value in headers:
-        if name == _HEADER_LENGTH:
-            # Two of them joined as HTTP joins fields are no number, and refused as such.
-            found = value if found is None else found + b", " + value
-    return v2.parse_header_length(found)
-
-
-def _forget(job: _Job, answer: asyncio.Future[Reply]) -> None:
-    """Drop a run whose client has gone. Its place in the queue stays taken, or clients who leave could fill memory."""
+def _drop(done: asyncio.Future[Done], answer: asyncio.Future[Reply]) -> None:
     if answer.cancelled():
-        job.drop()
+        done.cancel()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-# Runs of a kind that are timed off the event loop before the first is trusted on it. The very first of a session
-# is always slow, as the engine allocates what it then keeps.
+if TYPE_CHECKING:
+    from blindai.wire.v2 import InferRequest
+
+# Quick runs in a row off the event loop before the first is trusted on it. The very first of a session is always slow,
+# as the engine allocates what it then keeps.
 _TRIALS: Final = 3
 
 # Each run that disappoints the trust doubles the trials for the next time, up to here: who alternates quick and slow
@@ -14,6 +18,22 @@ _MOST_TRIALS: Final = 4096
 
 # Share of the newest run in the estimate: one odd run does not move it far, a change of pace does within a few.
 _WEIGHT: Final = 0.25
+
+# Shapes that are remembered; of those not seen for longest nothing is known any more, and they have to be tried again.
+_MOST_KINDS: Final = 64
+
+Kind: TypeAlias = tuple[object, ...]
+"""What requests have in common whose runs are taken to last alike: names, datatypes and exact shapes of all inputs, and
+the outputs that are wanted."""
+
+
+def kind_of(request: InferRequest) -> Kind:
+    """The kind of a request."""
+    inputs = request.inputs
+    if len(inputs) == 1:
+        tensor = inputs[0]
+        return tensor.name, tensor.datatype, tensor.data.shape, request.outputs
+    return tuple((tensor.name, tensor.datatype, tensor.data.shape) for tensor in inputs), request.outputs
 
 
 class _Record:
@@ -25,38 +45,38 @@ class _Record:
 
 
 class Pace:
-    """Running estimates of the time of a run, one for each size of JSON and of binary data, to a power of two.
+    """Running estimates of the time of a run, one for each kind of request.
 
-    Sizes are told apart so that what small requests prove cannot put a large one on the event loop.
+    What requests of some shapes prove says nothing of others: a larger one may take any time and memory.
     """
 
     __slots__ = ("_records",)
 
     def __init__(self) -> None:
-        self._records: dict[tuple[int, int], _Record] = {}
+        self._records: OrderedDict[Kind, _Record] = OrderedDict()
 
-    @staticmethod
-    def kind(json_bytes: int, binary_bytes: int) -> tuple[int, int]:
-        """What requests of these sizes have in common."""
-        return json_bytes.bit_length(), binary_bytes.bit_length()
-
-    def below(self, kind: tuple[int, int], limit_ns: int) -> bool:
+    def below(self, kind: Kind, limit_ns: int) -> bool:
         """Whether runs of this kind are known to take less than `limit_ns`."""
         record = self._records.get(kind)
         return record is not None and not record.trials_left and record.estimate < limit_ns
 
-    def note(self, kind: tuple[int, int], ns: int) -> None:
-        """Learn from a run that took `ns`."""
+    def note(self, kind: Kind, ns: int, limit_ns: int) -> None:
+        """Learn from a run that took `ns`; to be trusted below `limit_ns`, each of several in a row must."""
         record = self._records.get(kind)
         if record is None:
             record = self._records[kind] = _Record()
+            if len(self._records) > _MOST_KINDS:
+                self._records.popitem(last=False)
+        else:
+            self._records.move_to_end(kind)
         if record.trials_left:
-            record.trials_left -= 1
+            record.trials_left = record.trials_left - 1 if ns < limit_ns else record.trials
             record.estimate = ns
         else:
             record.estimate += (ns - record.estimate) * _WEIGHT
 
-    def disappointed(self, kind: tuple[int, int]) -> None:
+    def disappointed(self, kind: Kind) -> None:
         """Learn that a run trusted to be quick was not."""
-        record = self._records[kind]
-        record.trials = record.trials_left = min(record.trials * 2, _MOST_TRIALS)
+        record = self._records.get(kind)
+        if record is not None:
+            record.trials = record.trials_left = min(record.trials * 2, _MOST_TRIALS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from blindai.enclave.queue import Busy, QueueFull
 from blindai.errors import BlindAIError
 from blindai.wire.problems import CONTENT_TYPE, problem_body, status_of
 
@@ -42,7 +43,9 @@ class Reply(NamedTuple):
 def problem_headers(error: BlindAIError) -> list[tuple[bytes, bytes]]:
     """The headers of the response to `error`."""
     headers = [(b"content-type", JSON_TYPE)]
-    if status_of(error) == 503:
+    if isinstance(error, (Busy, QueueFull)):
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    elif status_of(error) in {429, 503}:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
     return headers
 

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from blindai.enclave.description import Description, Trial
-from blindai.enclave.limits import COPIES_WHILE_LOADED, INLINE_MODEL_BYTES, LOAD_BYTES
+from blindai.enclave.inline_copy import may_have_copy, open_copy
+from blindai.enclave.limits import COPIES_WHILE_LOADED, LOAD_BYTES
 from blindai.enclave.model_id import MAX_VERSION
 from blindai.enclave.model_version import Loaded, ModelVersion, State, not_found
 from blindai.enclave.residency import Residency
@@ -121,7 +122,6 @@ class Repository:
         config: how much there may be.
         threads: where models run that were lent.
         spool: folder for what was uploaded; see `Store`.
-        open_beside: opens a second copy of an uploaded model in the server's own process; None never does.
 
     Attributes:
         memory: who holds what is in memory of all of them.
@@ -138,7 +138,6 @@ class Repository:
         threads: RunningThreads,
         *,
         spool: Path | None = None,
-        open_beside: Callable[[PlainModel, Trial], Session] | None = None,
     ) -> None:
         self.memory = Residency(config.limits.model_memory_bytes)
         self.store = Store(config.limits, spool)
@@ -147,9 +146,8 @@ class Repository:
         self._loader = loader
         self._engine = engine
         self._threads = threads
-        self._open_beside = open_beside
         self._limits = config.limits
-        self._inline_us = config.runtime.inline_us
+        self._runtime = config.runtime
         self._models: dict[ModelId, dict[int, ModelVersion]] = {}
         self._first_loads = asyncio.Semaphore(FIRST_LOADS)
         self._reloads = asyncio.Semaphore(RELOADS)
@@ -303,6 +301,12 @@ class Repository:
             if bringing.cancelled() and version.state is not State.READY:
                 raise version.not_loaded() from None
             raise
+
+    def withdraw(self, version: ModelVersion, reason: str) -> None:
+        """Make a version unavailable for `reason`, a code, until its owner loads it again; no run begins any more."""
+        if version.state is State.READY:
+            version.bar(reason)
+            self._begin(_withdraw(version, reason))
 
     def resolve(self, model_id: ModelId, version: int | None = None) -> ModelVersion:
         """Find a version: the one named, else the highest that is ready, else the highest.
@@ -490,12 +494,10 @@ class Repository:
 
     async def _beside(self, plain: PlainModel, runner: Runner) -> Loaded:
         """Add a second copy, in the server's own process, of a model that may run there."""
-        trial = runner.description.trial
-        quick = trial.bounded and plain.size <= INLINE_MODEL_BYTES and trial.run_us < self._inline_us
-        if self._open_beside is None or not quick:
+        if not may_have_copy(runner.description, plain.size, self._runtime):
             return Loaded(runner.description, runner)
-        session = await asyncio.get_running_loop().run_in_executor(self._opening, self._open_beside, plain, trial)
-        return Loaded(runner.description, runner, session, copied=True)
+        session = await asyncio.get_running_loop().run_in_executor(self._opening, open_copy, plain)
+        return Loaded(runner.description, runner, session, copied=session is not None)
 
     def _enter(self, version: ModelVersion, loaded: Loaded, claim: Claim) -> None:
         version.enter(loaded, claim)
@@ -557,6 +559,13 @@ async def _unload(version: ModelVersion) -> None:
         if version.state is State.READY:
             await version.drain()
             version.state, version.reason = State.UNAVAILABLE, "unloaded"
+
+
+async def _withdraw(version: ModelVersion, reason: str) -> None:
+    async with version.lock:
+        if version.state is State.UNLOADING:  # else its owner has loaded it again already
+            await version.drain(reason)
+            version.state = State.UNAVAILABLE
 
 
 async def _discard(version: ModelVersion) -> None:

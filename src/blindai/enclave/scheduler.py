@@ -25,6 +25,7 @@ from blindai.enclave.exactness import same_bits
 from blindai.enclave.queue import Done, Job, Queue
 from blindai.enclave.run import Counts, Record, Reniceable, Run
 from blindai.errors import BlindAIError, Unavailable
+from blindai.wire.tensor import Tensor
 
 if TYPE_CHECKING:
     from collections import deque
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from blindai.enclave.model_version import Loaded, ModelVersion
     from blindai.enclave.queue import Tenant
     from blindai.enclave.runner import Ran, Runner, Work
-    from blindai.wire.tensor import Tensor
 
 # A model whose process has died of so many requests in a row, and has answered none between them, is of no use.
 _MOST_CRASHES: Final = 3
@@ -154,6 +154,12 @@ class Scheduler:
             self._end(job, _stopping())
         for task in (*self._bringing.values(), *self._showing):
             task.cancel()
+
+    async def settled(self) -> None:
+        """Return when every charge is settled. The threads that run models in this process have ended."""
+        charged = {run.future for job, run in self._runs.items() if job.work.charge is not None and run.future}
+        if charged:
+            await asyncio.wait(charged)
 
     def dispatch(self) -> None:
         """Begin what can begin: something that a run may need has become free."""
@@ -356,6 +362,7 @@ class Scheduler:
         """Run requests one after the other, answer them, and then see whether they come out alike as one run."""
         record, version = together.record, together.version
         left = together.jobs[::-1]
+        works = [_copied(job.work) for job in left[::-1]]  # the bodies go when their requests have been answered
         alone: list[list[Tensor]] = []
         try:
             while left:
@@ -374,7 +381,7 @@ class Scheduler:
                 if ran is not None:
                     alone += ran.answers
             if len(alone) == len(together.jobs):
-                await self._compare(together, alone)
+                await self._compare(together, works, alone)
         finally:
             for job in left:
                 self._end(job, _stopping())
@@ -383,11 +390,11 @@ class Scheduler:
             version.end_run()
             self.dispatch()
 
-    async def _compare(self, together: Run, alone: list[list[Tensor]]) -> None:
+    async def _compare(self, together: Run, works: list[Work], alone: list[list[Tensor]]) -> None:
         record, jobs = together.record, together.jobs
         self.counts.shown += 1
         try:
-            ran = await together.runner.run([job.work for job in jobs], seconds=self._seconds)
+            ran = await together.runner.run(works, seconds=self._seconds)
         except BlindAIError as error:
             if error.code == "model.not_loaded":
                 return
@@ -432,6 +439,11 @@ class Scheduler:
 
 def _size(job: Job) -> int:
     return sum(tensor.data.nbytes for tensor in job.work.inputs.values())
+
+
+def _copied(work: Work) -> Work:
+    inputs = {name: Tensor(name, tensor.datatype, tensor.data.copy()) for name, tensor in work.inputs.items()}
+    return work._replace(inputs=inputs)
 
 
 def _late() -> Unavailable:

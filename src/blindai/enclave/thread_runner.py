@@ -39,6 +39,7 @@ class RunningThreads:
     Attributes:
         watchdog: stops runs.
         closed: whether they take no runs any more.
+        on_free: called on the event loop when one of them has nothing to do any more.
     """
 
     def __init__(self, count: int) -> None:
@@ -49,6 +50,7 @@ class RunningThreads:
         # Of its own: a model that was lent leaves memory without waiting for the runs or loads of others.
         self._freeing = ThreadPoolExecutor(1, thread_name_prefix="wipe")
         self.closed = False
+        self.on_free: Callable[[], None] = lambda: None
 
     @property
     def free(self) -> int:
@@ -85,6 +87,7 @@ class RunningThreads:
 
     def _leave(self) -> None:
         self._busy -= 1
+        self.on_free()
 
 
 class ThreadRunner:

@@ -326,8 +326,10 @@ class Borrower:
             lease=LEASE,
             model_id="acme/lent",
         )
-        self.repository = ThreadRepository(limits=self.config.limits)
-        self.inference = Inference(self.config, Receipts(None, grant=lambda: None))
+        self.repository = ThreadRepository(limits=self.config.limits, runtime=self.config.runtime)
+        self.inference = Inference(
+            self.config, Receipts(None, grant=lambda: None), self.repository, self.repository.threads
+        )
         self.refused: list[str] = []
         self.model = LoanedModel(custody, self.repository, self.inference, connect=custodian.connect, path=path)
         self.keeper = Keeper(
@@ -347,7 +349,7 @@ class Borrower:
 
     async def __aexit__(self, *_: object) -> None:
         self.keeper.gate.shut()
-        self.inference.close()
+        await self.inference.close()
         await asyncio.sleep(0)
         await self.keeper.close(5)
         await self.repository.close()

@@ -18,6 +18,7 @@ from blindai.enclave.lease import gate, keeper, line
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.state import Phase
 from blindai.enclave.model_version import ModelVersion
+from blindai.enclave.runner import Ran
 from blindai.errors import BudgetExhausted, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.custody import GrantAnswer, LeaseState, Renewal, RequestState, RequestStatus
@@ -284,9 +285,9 @@ def test_a_query_behind_a_run_of_another_model_does_not_keep_the_model(enclave: 
             await borrower.serving()
             # The borrower's own model, of one operator that no cancellation ends.
             leave = threading.Event()
-            other = borrower.inference._executor.submit(leave.wait, 20)
+            other = borrower.repository.threads.submit(lambda: Ran([], int(leave.wait(20))))
             queued = asyncio.ensure_future(borrower.refusal())
-            await borrower.eventually(lambda: any(found.runs for found in borrower.repository))
+            await borrower.eventually(lambda: borrower.inference.queued() == 1)
             custodian.stop()
             assert (await queued).code == "lease.stopped"
             await borrower.eventually(lambda: [found.session for found in borrower.repository] == [None])

@@ -61,7 +61,7 @@ class Loan:
         self.shelf = Shelf(self.path.read_bytes())
         config = EnclaveConfig()
         self.repository = ThreadRepository(limits=config.limits)
-        self.inference = Inference(config, Receipts(None, grant=lambda: None))
+        self.inference = Inference(config, Receipts(None, grant=lambda: None), self.repository, self.repository.threads)
         self.custody = Custody(address="x:1", public_key="ab" * 32, lease=LEASE, model_id="acme/lent")
 
     def model(self, path: Path | None) -> LoanedModel:
@@ -73,7 +73,7 @@ class Loan:
         return made
 
     async def close(self) -> None:
-        self.inference.close()
+        await self.inference.close()
         await self.repository.close()
 
 

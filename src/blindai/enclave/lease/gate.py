@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blindai.enclave.lease.tokens import Tokens
     from blindai.enclave.model_version import ModelVersion
     from blindai.enclave.reply import Reply
-    from blindai.wire.tensor import Tensor
+    from blindai.wire.tensor import Buffer, Tensor
 
 # How long a query waits for units that were asked for. A renewal takes milliseconds; a line that was cut, for ever.
 PATIENCE_SECONDS: Final = 2.0
@@ -112,7 +112,7 @@ class Gate:
                 self._accounts[found] = account
         return account
 
-    def infer(self, headers: Headers, body: bytes) -> Reply | asyncio.Future[Reply]:
+    def infer(self, headers: Headers, body: Buffer) -> Reply | asyncio.Future[Reply]:
         """As `Inference.infer`, metered.
 
         Raises:
@@ -160,7 +160,7 @@ class Gate:
             raise self.refusal()
         return version, session
 
-    def _without_units(self, account: Account, headers: Headers, body: bytes) -> asyncio.Task[Reply]:
+    def _without_units(self, account: Account, headers: Headers, body: Buffer) -> asyncio.Task[Reply]:
         """No unit is in hand: wait for some, where some may come."""
         self._loaded()
         if account.dry and not self._custodian.asking and not account.request_due(elapsed_ns()):
@@ -175,7 +175,7 @@ class Gate:
     def _leave(self, _: object) -> None:
         self._places += 1
 
-    async def _infer_later(self, account: Account, headers: Headers, body: bytes) -> Reply:
+    async def _infer_later(self, account: Account, headers: Headers, body: Buffer) -> Reply:
         try:
             if not await self._reserve_later(account):
                 if not account.dry:
