@@ -151,7 +151,7 @@ class _Graph:
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An initializer; one of the same name is the same."""
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def weight(self, name: str) -> str:

@@ -202,14 +202,14 @@ class _Model:
         for name in specs:
             if name not in {names.ids, names.mask, names.types}:
                 raise refused_task(f"the model also needs an input {quoted(name)}, which has nothing to do with text")
+        for spec in specs.values():
+            _require_ids(spec)
         outputs = {spec.name: spec for spec in session.outputs}
         self._output = names.output or next(iter(outputs), "")
         if self._output not in outputs:
             raise refused_task(f"the model has no output {quoted(self._output)}")
         if outputs[self._output].datatype not in _FLOATS:
             raise refused_task(f"the output {quoted(self._output)} is {outputs[self._output].datatype}")
-        for spec in specs.values():
-            _require_ids(spec)
         self._session = session
         self._specs = specs
         self._names = names
