@@ -51,7 +51,7 @@ def test_a_convolutional_network_of_the_oldest_format_is_bounded() -> None:
     ]
     inputs = [value("x", "FP32", ("n", 1, 8, 8)), value("w", "FP32", (4, 1, 3, 3)), value("shape", "INT64", (2,))]
     weights = [floats(4, 1, 3, 3, name="w"), ints(0, -1, name="shape"), floats(1, name="scale")]
-    made = {"inputs": inputs, "outputs": [value("y", "FP32", None)], "initializers": weights}
+    made: dict[str, Any] = {"inputs": inputs, "outputs": [value("y", "FP32", None)], "initializers": weights}
     assert is_bounded(model(layers, ir_version=3, **made))
     assert not is_bounded(model(layers, ir_version=4, **made)), "a request may replace the shape"
 
