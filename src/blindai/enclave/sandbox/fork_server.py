@@ -17,13 +17,15 @@ from blindai.enclave.sandbox.messages import Born, Died, Fork, Ready, decode_nur
 from blindai.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blindai.enclave.sandbox.confinement import Bounds
 
 START_SECONDS: Final = 60.0
 """For the nursery to load its libraries; a second or two where the machine has nothing else to do."""
 
 _MESSAGE_BYTES: Final = 4096
-_MODULE: Final = "blindai.enclave.sandbox.nursery"
+_PROGRAM: Final = ("-I", "-m", "blindai.enclave.sandbox.nursery")
 
 # All that the nursery gets of an environment. Threads would not be there in the processes forked from it; and an arena
 # of memory for each thread would cost more than lanes gain by it.
@@ -48,11 +50,14 @@ class Forked(NamedTuple):
 class ForkServer:
     """One run of the nursery. On an event loop.
 
+    Args:
+        program: arguments of the interpreter that say what to run; the number of the socket follows them.
+
     Attributes:
         ended: whether it has gone, and all processes with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = _PROGRAM) -> None:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
@@ -62,7 +67,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._program = subprocess.Popen(  # noqa: S603 - this very interpreter, and a module of this package
-                [sys.executable, "-I", "-m", _MODULE, str(theirs.fileno())],
+                [sys.executable, *program, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -319,10 +319,9 @@ class WorkerProcess:
         except OSError:
             data = b""
         if not data:
-            # It has ended, or should: how is said by the nursery.
+            # It has ended, and the nursery will say how; or else it should have.
             self._loop.remove_reader(lane.socket)
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            self._loop.call_later(CANCEL_GRACE, self.kill, "model.crashed")
             return
         if self._reason:
             return

@@ -14,6 +14,8 @@ from blindai.enclave.sandbox.process import WorkerProcess
 from blindai.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.description import Trial
     from blindai.enclave.runner import Plain
@@ -30,17 +32,22 @@ class Sandbox:
 
     Args:
         config: the measured configuration.
+        nursery: starts the program that processes are forked from.
+
+    Attributes:
+        bounds: of each process.
     """
 
-    def __init__(self, config: EnclaveConfig) -> None:
+    def __init__(self, config: EnclaveConfig, nursery: Callable[[], ForkServer] = ForkServer) -> None:
         limits = config.limits
         runtime = config.runtime
         self._runtime = runtime
         self._load_ms = config.timeouts.load_ms
         # An engine that compiles models to machine code must make memory executable.
         executable = EngineName.OPENVINO in runtime.engines
-        self._bounds = Bounds(limits.model_process_bytes, runtime.workers, executable=executable)
+        self.bounds = Bounds(limits.model_process_bytes, runtime.workers, executable=executable)
         self._slot_bytes = max(_EXPANSION * limits.max_body_bytes, MAX_ANSWER_BYTES) + MAX_HEADER_BYTES
+        self._start_nursery = nursery
         self._nursery: ForkServer | None = None
         self._starting = asyncio.Lock()
         self._closed = False
@@ -70,7 +77,7 @@ class Sandbox:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                forked = await nursery.fork(theirs, self._bounds)
+                forked = await nursery.fork(theirs, self.bounds)
         except BaseException:
             ours.close()
             raise
@@ -78,8 +85,8 @@ class Sandbox:
         process = WorkerProcess(
             forked,
             ours,
-            lanes=self._bounds.lanes,
-            data_bytes=self._bounds.data_bytes,
+            lanes=self.bounds.lanes,
+            data_bytes=self.bounds.data_bytes,
             slot_bytes=self._slot_bytes,
         )
         request = LoadRequest(plain.bundle, self._runtime, self._load_ms // _TRIAL_PART, trial)
@@ -100,7 +107,7 @@ class Sandbox:
             if self._nursery is None or self._nursery.ended:
                 if self._nursery is not None:
                     await self._nursery.close()
-                nursery = ForkServer()
+                nursery = self._start_nursery()
                 await nursery.ready()
                 self._nursery = nursery
             return self._nursery
