@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -248,7 +249,7 @@ def test_every_way_to_fail_has_a_code(
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(session._session, "run", fail)
+    monkeypatch.setattr(session, "_native", SimpleNamespace(run=fail))
     refused(kind, code, lambda: run(session, X))
 
 

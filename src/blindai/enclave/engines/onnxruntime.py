@@ -180,6 +180,8 @@ class OnnxRuntimeSession:
         accepted = (*self.inputs, *self.optional)
         self._signature = Signature(accepted, self.outputs)
         self._session = session
+        # What its class checks in Python before each run, the signature has checked; small models cost less than that.
+        self._native = session._sess  # noqa: SLF001 - its class has no other way
         self._bfloat16 = frozenset(spec.name for spec in self.outputs if spec.datatype == "BF16")
         if self._bfloat16 and any(spec.datatype == "BYTES" for spec in accepted):
             # The binding makes no OrtValue of text, and no array of bfloat16.
@@ -193,7 +195,7 @@ class OnnxRuntimeSession:
         return OnnxRuntimeCancellation()
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._native = None
 
     def run(
         self,
@@ -210,7 +212,7 @@ class OnnxRuntimeSession:
         options = cancellation.options if isinstance(cancellation, OnnxRuntimeCancellation) else None
         try:
             if self._bfloat16.isdisjoint(names):
-                results = self._session.run(names, feeds, options)
+                results = self._native.run(names, feeds, options)
             else:
                 results = self._run_with_ort_values(names, feeds, options)
         except UnicodeDecodeError:
