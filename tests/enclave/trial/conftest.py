@@ -1,61 +1,17 @@
-"""A session that does what a test says, and a budget that never ends."""
+"""Budgets of trials."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from blindai.enclave.engine import Cancellation, TensorSpec
 from blindai.enclave.trial.budget import Budget
-from blindai.wire.tensor import Tensor
-
-FLOATS = TensorSpec("x", "FP32", (-1, 4))
-
-
-class Switch:
-    """As `engine.Cancellation`."""
-
-    cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class ScriptedSession:
-    """As `engine.Session`: y is what `act` makes of x."""
-
-    optional = outputs = ()
-    memory = 0
-
-    def __init__(
-        self, act: Callable[[NDArray[Any]], NDArray[Any]] = lambda x: x, inputs: Sequence[TensorSpec] = (FLOATS,)
-    ) -> None:
-        self.act = act
-        self.inputs = tuple(inputs)
-        self.runs: list[Mapping[str, Tensor]] = []
-        self.closed = False
-
-    def cancellation(self) -> Switch:
-        return Switch()
-
-    def run(
-        self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = (), *, cancellation: Cancellation | None = None
-    ) -> list[Tensor]:
-        assert not self.closed
-        self.runs.append(inputs)
-        data = next(iter(inputs.values())).data
-        return [Tensor.from_array("y", np.asarray(self.act(data)))]
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture
 def budget() -> Iterator[Budget]:
+    """One that never ends."""
     with Budget(300, 300) as made:
         yield made
 
@@ -65,8 +21,3 @@ def spent() -> Iterator[Budget]:
     """Nothing more may be measured."""
     with Budget(0, 300) as made:
         yield made
-
-
-@pytest.fixture
-def scripted() -> type[ScriptedSession]:
-    return ScriptedSession

@@ -8,6 +8,7 @@ from blindai.enclave.trial import draw as module
 from blindai.enclave.trial.agreement import identical
 from blindai.enclave.trial.draw import Shape, Values, draw, shapes
 from blindai.wire.datatype import DATATYPES
+from blindai.wire.tensor import Tensor
 
 IDS = TensorSpec("input_ids", "INT64", (-1, -1))
 MASK = TensorSpec("attention_mask", "INT64", (-1, -1))
@@ -25,7 +26,7 @@ def test_each_datatype_can_be_drawn(datatype: str, values: Values) -> None:
 
 
 def test_the_same_seed_gives_the_same() -> None:
-    def drawn(seed: int) -> list[module.Tensor]:
+    def drawn(seed: int) -> list[Tensor]:
         return list(draw([IDS, TensorSpec("x", "FP32", (-1, 4))], Shape(), seed=seed).values())
 
     assert identical(drawn(3), drawn(3))
