@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from blindai.channel.server import AttestedProtocols
 from blindai.errors import Unavailable
 
 STOP_SECONDS = 10.0
+
+# Models are confined by means of Linux. Where there are none, the configuration has to do without, and says so.
+RUNTIME = "" if sys.platform == "linux" else '[runtime]\nisolation = "thread"\n'
 
 # What the back door adds to the server: it keeps whatever a client sends, and serves on as if nothing happened.
 _BACK_DOOR = """
@@ -44,11 +48,18 @@ def served(package_parent: Path | None = None, *, config: Path | None = None) ->
 
     Args:
         package_parent: the folder that holds the `blindai` package to run; by default the package that is running.
-        config: the server's configuration; by default its defaults.
+        config: the server's configuration; by default its defaults, but for `RUNTIME`.
 
     Raises:
         Unavailable: `unavailable.start`, it ended before it listened.
     """
+    if config is None and RUNTIME:
+        with tempfile.TemporaryDirectory(prefix="blindai-demo-") as folder:
+            config = Path(folder, "enclave.toml")
+            config.write_text(RUNTIME, encoding="utf-8")
+            with served(package_parent, config=config) as address:
+                yield address
+        return
     parent = package_parent or Path(blindai.__file__).parents[1]
     options = ["--platform", "simulated-tdx", *([] if config is None else ["--config", str(config)])]
     paths = [str(parent), *filter(None, [os.environ.get("PYTHONPATH")])]

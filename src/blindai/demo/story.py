@@ -20,7 +20,7 @@ from blindai.attestation.measure.local import local_policy
 from blindai.client.connection import Connection
 from blindai.demo import programs
 from blindai.demo.attacks import ATTACKS, Attack
-from blindai.demo.enclaves import served
+from blindai.demo.enclaves import RUNTIME, served
 from blindai.demo.patients import MODEL_FILE, Patients, load_model, load_patients
 from blindai.errors import AttestationError
 
@@ -81,6 +81,10 @@ def tell(console: Console) -> Summary:
         manifest.write_text(local_policy().to_toml(), encoding="utf-8")
         console.print(f"[bold]1.[/] An enclave starts in a process of its own: {escape(address)}")
         console.print("   The policy says which code it must run: that of this package, measured here.\n")
+        if RUNTIME:
+            console.print(
+                "   [dim]This system cannot confine models in processes; here they run in the server's own.[/]\n"
+            )
         with Connection(address, policy=manifest, progress=False) as client:
             _show_attestation(console, client)
             _predict(console, client, summary)

@@ -32,6 +32,7 @@ from blindai.custody.terms import Terms
 from blindai.custody.unlocking import KeyFile
 from blindai.demo.custody.line import Line
 from blindai.demo.custody.processes import Custodian, Enclave, Hospital, until
+from blindai.demo.enclaves import RUNTIME
 from blindai.demo.patients import load_model, load_patients
 from blindai.demo.story import StoryFailed
 
@@ -194,7 +195,7 @@ class Stage:
         if not path.exists():
             path.write_text(
                 f'[custody]\naddress = "127.0.0.1:{self.line.port}"\npublic_key = "{self.office.keys.public_key}"\n'
-                f'lease = "{self.lease_id}"\nmodel_id = "{MODEL_ID}"\n',
+                f'lease = "{self.lease_id}"\nmodel_id = "{MODEL_ID}"\n{RUNTIME}',
                 encoding="utf-8",
             )
         return path
