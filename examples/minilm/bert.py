@@ -170,7 +170,7 @@ class _Graph:
     def embeddings(self) -> str:
         length = self.add("Shape", ["input_ids"], start=1, end=2)
         table = self.weight("embeddings.position_embeddings.weight")
-        # A text of more tokens than there are positions has no sum with so few rows, and is refused at the next addition.
+        # A text of more tokens than there are positions has no sum with so few rows: it is refused at the addition.
         positions = self.add("Slice", [table, self.constant("first", np.array([0])), length])
         words = self.add("Gather", [self.weight("embeddings.word_embeddings.weight"), "input_ids"])
         types = self.add("Gather", [self.weight("embeddings.token_type_embeddings.weight"), "token_type_ids"])
