@@ -83,7 +83,7 @@ def tell(console: Console) -> Summary:
         console.print("   The policy says which code it must run: that of this package, measured here.\n")
         if RUNTIME:
             console.print(
-                "   [dim]This system cannot confine models in processes; here they run in the server's own.[/]\n"
+                "   [dim]This system cannot confine models: they run in the server's own process.[/]\n"
             )
         with Connection(address, policy=manifest, progress=False) as client:
             _show_attestation(console, client)
