@@ -35,6 +35,7 @@ from blindai.wire.metadata import (
     ServerReady,
     StatisticsResponse,
 )
+from blindai.wire.trial import ModelTrial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,6 +118,7 @@ class Endpoints:
                 leased=self._is_leased(version.id),
                 task=described.task,
                 labels=described.labels,
+                trial=_trial(described),
             )
         )
 
@@ -139,8 +141,10 @@ class Endpoints:
             {
                 "name": version.model_name,
                 "platform": described.platform,
-                "backend": "onnxruntime",
+                "backend": described.trial.engine,
+                # As Triton says that the shapes below are whole. What runs together is the server's business.
                 "max_batch_size": 0,
+                "parameters": {"max_batch": {"string_value": str(described.trial.max_batch)}},
                 "version_policy": {"latest": {"num_versions": 1}},
                 "input": [_config_spec(spec) for spec in described.inputs],
                 "output": [_config_spec(spec) for spec in described.outputs],
@@ -272,6 +276,10 @@ def _described(version: ModelVersion) -> Description:
     if version.state is not State.READY:
         raise version.not_loaded()
     return version.description
+
+
+def _trial(described: Description) -> ModelTrial | None:
+    return msgspec.convert(described.trial, ModelTrial, from_attributes=True) if described.trial.candidates else None
 
 
 def _config_spec(spec: TensorSpec) -> dict[str, Any]:

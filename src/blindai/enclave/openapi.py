@@ -188,7 +188,7 @@ def _schemas() -> dict[str, Any]:
                 "inputs": _array(spec),
                 "outputs": _array(spec),
             },
-            {"leased": _BOOLEAN},
+            {"leased": _BOOLEAN, "trial": _OBJECT},
         ),
         "Lease": _struct(
             {"model": _STRING, "state": {"type": "string", "enum": list(STATES)}},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from blindai.wire.tensor import quoted
+from blindai.wire.trial import ModelTrial
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 """The extensions of the protocol, by the names Triton gives them, that the enclave offers."""
@@ -73,6 +74,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
         leased: the model is on loan from a custodian, who meters it and may stop it.
         task: what a model that takes text does with it, `embed` or `classify`.
         labels: of a classifier of text, in the order of its scores.
+        trial: how it is run, and what was measured to choose that; None where it was not tried out.
     """
 
     name: str
@@ -83,6 +85,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     leased: bool = False
     task: str = ""
     labels: tuple[str, ...] = ()
+    trial: ModelTrial | None = None
 
 
 class ModelUploaded(msgspec.Struct, frozen=True):
