@@ -52,6 +52,14 @@ def serve(
             help="The model on loan, still sealed. Without it the custodian of the configuration is asked for it.",
         ),
     ] = None,
+    spool: Annotated[
+        Path | None,
+        typer.Option(
+            "--spool",
+            metavar="FOLDER",
+            help="Where uploaded models lie, encrypted; on a disk. Default: the system's folder for temporary files.",
+        ),
+    ] = None,
     devices: Annotated[
         str,
         typer.Option("--devices", help="GPUs to attest with it: none, auto, nvidia, simulated or simulated:2."),
@@ -114,7 +122,7 @@ def serve(
             end = AttestedEnd(endorsed, measured, devices=beside)
             calling = CallingEnd(endorsed, measured, devices=beside) if settings.custody else None
             announce = _announcer(platform, why, custody=settings.custody, simulated=end.simulated, as_json=as_json)
-            run(_serve(end, settings, host, port, announce, calling=calling, sealed_model=sealed_model))
+            run(_serve(end, settings, host, port, announce, calling=calling, sealed_model=sealed_model, spool=spool))
 
 
 async def _serve(
@@ -126,6 +134,7 @@ async def _serve(
     *,
     calling: CallingEnd | None,
     sealed_model: Path | None,
+    spool: Path | None,
 ) -> None:
     from blindai.channel.server import AttestedProtocols
     from blindai.enclave.app import Application
@@ -134,7 +143,7 @@ async def _serve(
 
     protocols = AttestedProtocols(end)
     engine = OnnxRuntimeEngine(threads=config.runtime.threads)
-    application = Application(config, engine, end=calling, sealed_model=sealed_model, signer=end)
+    application = Application(config, engine, end=calling, sealed_model=sealed_model, signer=end, spool=spool)
     try:
         await serve_application(
             application,

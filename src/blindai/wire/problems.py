@@ -113,6 +113,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     # The state of the server.
     "busy": Problem(503, Unavailable),
     "stopping": Problem(503, Unavailable),
+    "unavailable.store": Problem(503, Unavailable),
     "internal": Problem(500, BlindAIError),
     "gate.already_open": Problem(409, InvalidInput),
 }
