@@ -101,7 +101,7 @@ def test_fewer_dimensions(client: openai.OpenAI) -> None:
         ({"input": ["a", 1]}, 400, "input.tokens", "invalid_request_error", "input"),
         ({"input": []}, 400, "input.message", "invalid_request_error", None),
         ({"input": None}, 400, "input.message", "invalid_request_error", None),
-        ({"input": "\ud800"}, 400, "input.bytes", "invalid_request_error", "input"),
+        ({"input": "\ud800"}, 400, "input.json", "invalid_request_error", None),
         ({"input": ["a"] * 2049}, 413, "quota.texts", "invalid_request_error", "input"),
         ({"input": "a" * 200_000}, 413, "quota.text_size", "invalid_request_error", "input"),
         ({"dimensions": 9}, 400, "input.dimensions", "invalid_request_error", "dimensions"),

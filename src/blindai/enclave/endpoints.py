@@ -16,14 +16,16 @@ from starlette.responses import Response
 from blindai.enclave.limits import MAX_CONTROL_BODY_BYTES
 from blindai.enclave.metrics import CONTENT_TYPE as METRICS_TYPE
 from blindai.enclave.model_id import ModelId, parse_model_id, parse_version
-from blindai.enclave.model_version import ModelVersion, State
+from blindai.enclave.model_version import Batches, ModelVersion, State
 from blindai.enclave.openapi import document
 from blindai.enclave.repository import Repository
 from blindai.enclave.upload import cut, receive_model
 from blindai.errors import InvalidInput, QuotaExceeded
 from blindai.wire.metadata import (
+    BatchStatistics,
     Duration,
     InferenceStatistics,
+    MemoryUsage,
     ModelMetadata,
     ModelReady,
     ModelStatistics,
@@ -116,7 +118,7 @@ class Endpoints:
                 tuple(spec.metadata for spec in described.inputs),
                 tuple(spec.metadata for spec in described.outputs),
                 leased=self._is_leased(version.id),
-                task=described.task,
+                task=described.task.value,
                 labels=described.labels,
                 trial=_trial(described),
             )
@@ -288,14 +290,15 @@ def _config_spec(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _statistics(version: ModelVersion) -> ModelStatistics:
-    counts = version.statistics
+    counts, loaded, trial = version.statistics, version.loaded, version.description.trial
     done = counts.successes
+    batches = tuple(_batch_statistics(size, counts.batches[size]) for size in sorted(counts.batches))
     return ModelStatistics(
         version.model_name,
         version.number,
         counts.last_ms,
         done,
-        done,
+        sum(batch.compute_infer.count for batch in batches),
         InferenceStatistics(
             success=Duration(done, counts.successes_ns),
             fail=Duration(counts.failures, counts.failures_ns),
@@ -304,6 +307,24 @@ def _statistics(version: ModelVersion) -> ModelStatistics:
             compute_infer=Duration(done, counts.engine_ns),
             compute_output=Duration(done, counts.encode_ns),
         ),
+        batches,
+        () if loaded is None else (MemoryUsage(byte_size=loaded.memory),),
+        version.state,
+        loaded is not None,
+        trial.engine,
+        trial.threads,
+        trial.max_batch,
+    )
+
+
+def _batch_statistics(size: int, counts: Batches) -> BatchStatistics:
+    # Of a run whose client went away some requests are not counted: it counts as a run all the same.
+    runs = -(-counts.requests // size)
+    return BatchStatistics(
+        size,
+        compute_input=Duration(runs, counts.decode_ns),
+        compute_infer=Duration(runs, counts.engine_ns // size),
+        compute_output=Duration(runs, counts.encode_ns),
     )
 
 

@@ -138,12 +138,8 @@ def _model_id(model: str) -> ModelId:
 
 def _inference_request(texts: list[str]) -> tuple[bytes, int]:
     """The inference request for embeddings of these texts, and the length of its JSON part."""
-    try:
-        items = [text.encode() for text in texts]
-    except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-        raise InvalidInput("a text is not Unicode: it has a lone surrogate", code="input.bytes") from None
-    data: NDArray[Any] = np.empty(len(items), dtype=object)
-    data[:] = items
+    data: NDArray[Any] = np.empty(len(texts), dtype=object)
+    data[:] = [text.encode() for text in texts]  # the decoder lets no half of a surrogate pair through
     buffers, length = v2.encode_request([v2.Tensor(TEXT, "BYTES", data)], [EMBEDDING, TOKENS])
     if length is None:
         raise AssertionError("a request with a tensor has a binary part")

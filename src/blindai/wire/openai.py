@@ -33,7 +33,6 @@ _PARAMS: Final[Mapping[str, str]] = {
     "model.not_loaded": "model",
     "model.task": "model",
     "input.text": "input",
-    "input.bytes": "input",
     "input.tokens": "input",
     "input.dimensions": "dimensions",
     "quota.texts": "input",

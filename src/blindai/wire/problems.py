@@ -68,6 +68,8 @@ PROBLEMS: Final[dict[str, Problem]] = {
     # Limits: 413 where another request would fit, 507 where the enclave itself is full.
     "quota.body": Problem(413, QuotaExceeded),
     "quota.model_size": Problem(413, QuotaExceeded),
+    "quota.texts": Problem(413, QuotaExceeded),
+    "quota.text_size": Problem(413, QuotaExceeded),
     "quota.memory": Problem(507, QuotaExceeded),
     "quota.models": Problem(507, QuotaExceeded),
     "quota.namespace_models": Problem(507, QuotaExceeded),
