@@ -47,7 +47,9 @@ class TestBodies:
         answer = ask(proxy, "POST", body=iter([b"first ", b"second"]), encode_chunked=True)
         assert answer.read() == b"6\r\nfirst \r\n6\r\nsecond\r\n0\r\n\r\n"
 
-    def test_an_answer_in_chunks_arrives_as_it_comes(self, start_speaker: StartSpeaker, start_proxy: StartProxy) -> None:
+    def test_an_answer_in_chunks_arrives_as_it_comes(
+        self, start_speaker: StartSpeaker, start_proxy: StartProxy
+    ) -> None:
         """Server-sent events: the second is sent only when the client has had the first."""
         had_first = threading.Event()
 
@@ -210,7 +212,8 @@ class TestConnections:
         count = 2000
         with Wire(proxy.port) as wire:
             requests = b"".join(
-                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n%04d" % number for number in range(count)
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n%04d" % number
+                for number in range(count)
             )
             sending = threading.Thread(target=wire.send, args=(requests,))
             sending.start()
@@ -453,13 +456,18 @@ class TestStop:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             await writer.drain()
 
-        with RunningProxy(start_speaker(speech).address, policy) as proxy, Wire(proxy.port) as busy:
+        origin = "https://app.example"
+        proxy = RunningProxy(start_speaker(speech).address, policy, origins=[origin], hosts=["x"])
+        with proxy, Wire(proxy.port) as busy, Wire(proxy.port) as idle:
             busy.send(GET)
             assert begun.wait(20)
-            with Wire(proxy.port) as idle:
+            idle.head("OPTIONS", "/", f"Origin: {origin}", "Access-Control-Request-Method: GET")
+            try:
+                assert idle.response(head=True).status == 204
                 proxy.stop()
                 assert idle.closed()
-            go_on.set()
+            finally:
+                go_on.set()
             answer = busy.response()
             assert (answer.body, answer.headers["connection"]) == (b"ok", "close")
 

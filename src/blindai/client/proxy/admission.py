@@ -144,7 +144,7 @@ def _allowed_origin(text: str) -> bytes:
         whole = f"{parts.scheme}://{parts.netloc}" == text and bool(parts.hostname) and "@" not in text
     except ValueError:
         whole = False
-    if not whole or text != text.lower() or not text.isascii() or not text.isprintable() or "*" in text:
+    if not whole or text != text.lower() or not text.isascii() or not text.isprintable() or set(text) & set("* "):
         raise ConfigurationError(
             f"{text!r} is no origin",
             code="proxy.allowed",
