@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
-from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.codec import header_length_of
+from blindai.enclave.config import EnclaveConfig, Isolation, Runtime, Timeouts
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.errors import InvalidInput
 from enclave_server import RunningServer
 
@@ -52,14 +52,16 @@ def test_a_run_without_end_is_stopped(start_server: Start, slow: bytes) -> None:
 
 
 def test_a_run_that_abuses_the_event_loop_is_moved_and_then_stopped(start_server: Start, slow: bytes) -> None:
-    server = start_server(EnclaveConfig(timeouts=Timeouts(run_ms=500), runtime=Runtime(inline_us=10_000)))
+    server = start_server(
+        EnclaveConfig(timeouts=Timeouts(run_ms=500), runtime=Runtime(isolation=Isolation.THREAD, inline_us=10_000))
+    )
     server.upload("acme/slow", slow)
     with server.connect() as wire, server.connect() as other:
         for _ in range(6):
             assert wire.infer("acme/slow", QUICK).status == 200
         inline, handed_over = counts(server)
         assert inline > 0
-        # The sizes are those of the quick ones, so it begins on the loop.
+        # The shapes are those of the quick ones, so it begins on the loop.
         body = wire.begin_infer("acme/slow", ENDLESS)
         assert other.request("GET", "/v2").status == 200
         assert body().json["code"] == "quota.run_time"
