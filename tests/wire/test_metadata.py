@@ -52,7 +52,8 @@ MESSAGES = [
             b'{"model_stats":[{"name":"a/b","version":"1","last_inference":0,"inference_count":0,"execution_count":0,'
             b'"inference_stats":{"success":{"count":0,"ns":0},"fail":{"count":0,"ns":0},"queue":{"count":0,"ns":0},'
             b'"compute_input":{"count":0,"ns":0},"compute_infer":{"count":0,"ns":0},"compute_output":{"count":0,"ns":0},'
-            b'"cache_hit":{"count":0,"ns":0}}}]}'
+            b'"cache_hit":{"count":0,"ns":0}},"batch_stats":[],"memory_usage":[],"state":"","resident":false,'
+            b'"engine":"","threads":0,"max_batch":1}]}'
         ),
     ),
 ]

@@ -257,7 +257,7 @@ class Inference:
 
     def _reply(self, pending: _Pending, ran: Done, reply: Reply, encode_ns: int) -> None:
         times = Times(ran.queue_ns, pending.request.decode_ns, ran.engine_ns, encode_ns)
-        self._succeeded(pending.version, times, inline=False)
+        self._succeeded(pending.version, times, inline=False, requests=ran.requests)
         if not pending.answer.done():
             pending.answer.set_result(reply)
 
@@ -268,8 +268,8 @@ class Inference:
 
     # Counting.
 
-    def _succeeded(self, version: ModelVersion, times: Times, *, inline: bool) -> None:
-        version.statistics.succeeded(times)
+    def _succeeded(self, version: ModelVersion, times: Times, *, inline: bool, requests: int = 1) -> None:
+        version.statistics.succeeded(times, requests=requests)
         if self._metrics is not None:
             self._metrics.ran(times.queue_ns + times.busy_ns, inline=inline)
 

@@ -72,10 +72,32 @@ class Times(NamedTuple):
         return self.decode_ns + self.engine_ns + self.encode_ns
 
 
+class Batches:
+    """Requests that were answered by runs of one size; nanoseconds are summed over requests.
+
+    Attributes:
+        requests: how many.
+        decode_ns, engine_ns, encode_ns: of these. The run of a batch counts once for each of its requests.
+    """
+
+    __slots__ = ("decode_ns", "encode_ns", "engine_ns", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.decode_ns = 0
+        self.engine_ns = 0
+        self.encode_ns = 0
+
+
 class Statistics:
-    """What `/stats` tells of one version: counts, and nanoseconds summed over them."""
+    """What `/stats` tells of one version: counts, and nanoseconds summed over them.
+
+    Attributes:
+        batches: by the number of requests that one run answered.
+    """
 
     __slots__ = (
+        "batches",
         "decode_ns",
         "encode_ns",
         "engine_ns",
@@ -97,9 +119,17 @@ class Statistics:
         self.engine_ns = 0
         self.encode_ns = 0
         self.last_ms = 0
+        self.batches: dict[int, Batches] = {}
 
-    def succeeded(self, times: Times) -> None:
-        """Count a run."""
+    def succeeded(self, times: Times, *, requests: int = 1) -> None:
+        """Count a request that was answered, by a run of so many requests."""
+        batches = self.batches.get(requests)
+        if batches is None:
+            batches = self.batches[requests] = Batches()
+        batches.requests += 1
+        batches.decode_ns += times.decode_ns
+        batches.engine_ns += times.engine_ns
+        batches.encode_ns += times.encode_ns
         self.successes += 1
         self.successes_ns += times.queue_ns + times.busy_ns
         self.queue_ns += times.queue_ns

@@ -151,6 +151,34 @@ class InferenceStatistics(msgspec.Struct, frozen=True):
     cache_hit: Duration = Duration()
 
 
+class BatchStatistics(msgspec.Struct, frozen=True):
+    """Runs that answered so many requests at once.
+
+    Attributes:
+        batch_size: requests of one run.
+        compute_input, compute_infer, compute_output: runs, and where their time went.
+    """
+
+    batch_size: int
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+
+
+class MemoryUsage(msgspec.Struct, frozen=True):
+    """Memory of one device.
+
+    Attributes:
+        type: `CPU`.
+        id: of the device.
+        byte_size: bytes that the model holds now.
+    """
+
+    type: str = "CPU"
+    id: int = 0
+    byte_size: int = 0
+
+
 class ModelStatistics(msgspec.Struct, frozen=True):
     """One version of a model since the server started.
 
@@ -160,6 +188,12 @@ class ModelStatistics(msgspec.Struct, frozen=True):
         inference_count: requests answered, each element of a batch counted.
         execution_count: runs of the model.
         inference_stats: where the time went.
+        batch_stats: the same by the number of requests that one run answered, smallest first.
+        memory_usage: what it holds in memory; empty while it is on disk alone.
+        state: as in `RepositoryModel`.
+        resident: whether it is in memory. A version that is not is brought back by the next request.
+        engine: what runs it, and `threads` of one run; empty and 0 where that is not known.
+        max_batch: requests that may run as one.
     """
 
     name: str
@@ -168,6 +202,13 @@ class ModelStatistics(msgspec.Struct, frozen=True):
     inference_count: int = 0
     execution_count: int = 0
     inference_stats: InferenceStatistics = InferenceStatistics()
+    batch_stats: tuple[BatchStatistics, ...] = ()
+    memory_usage: tuple[MemoryUsage, ...] = ()
+    state: str = ""
+    resident: bool = False
+    engine: str = ""
+    threads: int = 0
+    max_batch: int = 1
 
 
 class StatisticsResponse(msgspec.Struct, frozen=True):
