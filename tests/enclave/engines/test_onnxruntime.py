@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -474,3 +475,38 @@ def test_messages_lose_source_lines_paths_and_line_breaks() -> None:
     cleaned = engines._clean(RuntimeError(text))
     assert cleaned.startswith('Foo f: wrong: x [31m of "..." yyy')
     assert len(cleaned) == MAX_MESSAGE + 3
+
+
+def test_who_cancels_late_stops_no_other_run() -> None:
+    session = load(identity("FP32", (4,)))
+    first = session.cancellation()
+    session.run({"x": X}, cancellation=first)
+    second = session.cancellation()
+    first.cancel()
+    session.run({"x": X}, cancellation=second)
+    second.cancel()
+    session.run({"x": X}, cancellation=session.cancellation())
+
+
+def test_a_run_that_was_cancelled_leaves_nothing_behind() -> None:
+    session = load(identity("FP32", (4,)))
+    for _ in range(3):
+        cancellation = session.cancellation()
+        cancellation.cancel()
+        refused(QuotaExceeded, "quota.run_time", partial(session.run, {"x": X}, cancellation=cancellation))
+        session.run({"x": X}, cancellation=session.cancellation())
+
+
+def test_a_run_that_failed_leaves_its_options_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(identity("FP32", (4,)))
+    made = session.cancellation()
+    options = made.options
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("unknown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_native", SimpleNamespace(run=fail))
+        refused(InvalidInput, "input.run", lambda: session.run({"x": X}, cancellation=made))
+    assert made.options is None
+    assert session.cancellation().options is options

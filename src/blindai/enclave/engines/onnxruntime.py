@@ -157,15 +157,25 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeCancellation:
-    """Stops one run; see `engine.Cancellation`."""
+    """Stops one run; see `engine.Cancellation`.
 
-    __slots__ = ("options",)
+    Attributes:
+        options: of the run, until it has ended: making them costs as much as to run a small model, so they are used
+            again by another run, and whoever cancels late must not stop that one.
+        cancelled: set before `options` are looked at, as they are taken away before this is looked at.
+    """
 
-    def __init__(self) -> None:
-        self.options = onnxruntime.RunOptions()
+    __slots__ = ("cancelled", "options")
+
+    def __init__(self, options: Any) -> None:
+        self.options: Any = options
+        self.cancelled = False
 
     def cancel(self) -> None:
-        self.options.terminate = True
+        self.cancelled = True
+        options = self.options
+        if options is not None:
+            options.terminate = True
 
 
 class OnnxRuntimeSession:
@@ -180,6 +190,7 @@ class OnnxRuntimeSession:
         accepted = (*self.inputs, *self.optional)
         self._signature = Signature(accepted, self.outputs)
         self._session = session
+        self._spare: list[Any] = []  # options of runs that have ended
         # What its class checks in Python before each run, the signature has checked; small models cost less than that.
         self._native = session._sess  # noqa: SLF001 - its class has no other way
         self._bfloat16 = frozenset(spec.name for spec in self.outputs if spec.datatype == "BF16")
@@ -192,7 +203,11 @@ class OnnxRuntimeSession:
         self._converted = frozenset(spec.name for spec in self.outputs if spec.datatype in {"BF16", "BYTES"})
 
     def cancellation(self) -> OnnxRuntimeCancellation:
-        return OnnxRuntimeCancellation()
+        try:
+            options = self._spare.pop()
+        except IndexError:
+            options = onnxruntime.RunOptions()
+        return OnnxRuntimeCancellation(options)
 
     def close(self) -> None:
         self._session = self._native = None
@@ -209,7 +224,8 @@ class OnnxRuntimeSession:
         signature.check_inputs(inputs)
         names = signature.select_outputs(outputs)
         feeds = {name: _to_native(tensor) for name, tensor in inputs.items()}
-        options = cancellation.options if isinstance(cancellation, OnnxRuntimeCancellation) else None
+        switch = cancellation if isinstance(cancellation, OnnxRuntimeCancellation) else None
+        options = switch and switch.options
         try:
             if self._bfloat16.isdisjoint(names):
                 results = self._native.run(names, feeds, options)
@@ -222,6 +238,11 @@ class OnnxRuntimeSession:
             raise _no_memory("run the model on this input") from None
         except _ERRORS as error:
             raise _run_error(error) from None
+        finally:
+            if switch is not None and options is not None:
+                switch.options = None
+                if not switch.cancelled:
+                    self._spare.append(options)
         return [
             Tensor(name, signature.output(name).datatype, _from_native(result) if name in self._converted else result)
             for name, result in zip(names, results, strict=True)
