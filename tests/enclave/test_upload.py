@@ -30,7 +30,7 @@ TAR = "Content-Type: application/x-tar"
 def nothing_stored(server: RunningServer) -> None:
     assert server.index() == []
     repository = server.application.repository
-    server.eventually(lambda: repository.memory.used == 0)
+    server.eventually(lambda: repository.memory.used == repository.store.space.used == 0)
     assert server.call(lambda: repository.pending) == set()
 
 
@@ -85,7 +85,7 @@ def test_a_model_file(server: RunningServer, adder: bytes, content_type: str | N
     assert (response.json["name"], response.json["version"], response.json["size"]) == ("acme/add", "1", len(adder))
     assert response.json["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]
     assert response.json["platform"] == "onnxruntime_onnx"
-    assert server.call(lambda: server.application.repository.memory.used) == 2 * len(adder)
+    assert server.call(lambda: server.application.repository.store.space.used) == len(adder)
 
 
 def test_a_model_file_in_chunks(server: RunningServer, adder: bytes) -> None:
@@ -97,7 +97,7 @@ def test_a_model_file_in_chunks(server: RunningServer, adder: bytes) -> None:
         wire.send(b"0\r\n\r\n")
         assert wire.response().status == 201
         assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
-    assert server.call(lambda: server.application.repository.memory.used) == 2 * len(adder)
+    assert server.call(lambda: server.application.repository.store.space.used) == len(adder)
 
 
 def test_a_bundle(server: RunningServer, external_adder: tuple[bytes, bytes]) -> None:
@@ -112,7 +112,7 @@ def test_a_bundle(server: RunningServer, external_adder: tuple[bytes, bytes]) ->
         for action in ("unload", "load"):
             assert wire.request("POST", f"/v2/repository/models/acme/add/{action}").status == 200
         assert wire.infer("acme/add", np.ones((1, 1024), np.float32)).status == 200
-    assert server.call(lambda: server.application.repository.memory.used) == 2 * (len(model) + len(weights))
+    assert server.call(lambda: server.application.repository.store.space.used) == len(data)
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
@@ -282,24 +282,35 @@ def test_a_chunked_model_above_the_limit_is_refused_on_the_way(start_server: Sta
     nothing_stored(server)
 
 
-def test_memory_is_reserved_before_the_body_is_read(start_server: Start, adder: bytes) -> None:
-    server = start_server(limited(model_memory_bytes=10_000))
+def test_room_is_reserved_before_the_body_is_read(start_server: Start, adder: bytes) -> None:
+    server = start_server(limited(max_store_bytes=5_000))
     with server.connect() as first, server.connect() as second:
         first.head("PUT", "/v2/repository/models/acme/first", "Content-Length: 4000")
-        server.eventually(lambda: server.application.repository.memory.used == 8000)
+        server.eventually(lambda: server.application.repository.store.space.used == 4000)
         second.head("PUT", "/v2/repository/models/acme/second", "Content-Length: 4000")
-        second.response().assert_problem(507, "quota.memory")
+        second.response().assert_problem(507, "quota.store")
         first.reset()
-        server.eventually(lambda: server.application.repository.memory.used == 0)
+        server.eventually(lambda: server.application.repository.store.space.used == 0)
     assert server.upload("acme/third", adder).status == 201
 
 
-def test_a_chunked_model_that_outgrows_the_memory(start_server: Start) -> None:
-    server = start_server(limited(model_memory_bytes=1000))
+def test_a_model_that_could_never_be_loaded_is_refused_before_it_is_read(start_server: Start) -> None:
+    server = start_server(limited(model_memory_bytes=50 << 20))
+    with server.connect() as wire:
+        wire.head("PUT", "/v2/repository/models/acme/bad", "Content-Length: 30000000")
+        wire.response().assert_problem(507, "quota.memory")
+    nothing_stored(server)
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("max_store_bytes", "quota.store"), ("max_namespace_bytes", "quota.namespace_bytes")]
+)
+def test_a_chunked_model_that_outgrows_the_store(start_server: Start, limit: str, code: str) -> None:
+    server = start_server(limited(**{limit: 1000}))
     with server.connect() as wire:
         wire.head("PUT", "/v2/repository/models/acme/bad", "Transfer-Encoding: chunked")
         wire.send(b"400\r\n" + bytes(0x400) + b"\r\n")
-        wire.response().assert_problem(507, "quota.memory")
+        wire.response().assert_problem(507, code)
     nothing_stored(server)
 
 
@@ -312,12 +323,20 @@ def test_the_number_of_models_has_a_limit(start_server: Start, adder: bytes) -> 
     assert server.upload("acme/c", adder).status == 201
 
 
+def test_one_namespace_cannot_take_the_places_of_others(start_server: Start, adder: bytes) -> None:
+    server = start_server(limited(max_namespace_models=2))
+    for name in ("a", "b"):
+        assert server.upload(f"acme/{name}", adder).status == 201
+    server.upload("acme/c", adder).assert_problem(507, "quota.namespace_models")
+    assert server.upload("beta/c", adder).status == 201
+
+
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("leave", [Wire.close, Wire.reset])
 def test_a_cut_upload_leaves_nothing(server: RunningServer, framing: str, leave: Callable[[Wire], None]) -> None:
     wire = server.connect()
     wire.head("PUT", "/v2/repository/models/acme/cut", framing)
     wire.send(b"400\r\n" + bytes(0x400) + b"\r\n")
-    server.eventually(lambda: server.application.repository.memory.used > 0)
+    server.eventually(lambda: server.application.repository.store.space.used > 0)
     leave(wire)
     nothing_stored(server)
