@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blindai.enclave.limits import Budget
 from blindai.enclave.metrics import Metrics
+from blindai.enclave.run import Counts
 from blindai.errors import Unavailable
 from blindai.wire.problems import PROBLEMS
 from repositories import ThreadRepository
@@ -11,7 +12,7 @@ from repositories import ThreadRepository
 
 def made() -> Metrics:
     bodies = Budget(100, lambda wanted, free: Unavailable("full"))
-    return Metrics(ThreadRepository(), bodies, lambda: 3)
+    return Metrics(ThreadRepository(), bodies, lambda: 3, Counts())
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -46,3 +47,20 @@ def test_labels_stay_few_whatever_is_reported() -> None:
     labels = {labels for name, labels in samples(metrics) if name == "blindai_refusals_total"}
     assert len(labels) == len(PROBLEMS) + 1
     assert samples(metrics)["blindai_inference_failures_total", ("input",)] == 1000
+
+
+def test_batches_and_waits_are_summed_without_names() -> None:
+    counts = Counts()
+    counts.batches.update({1: 5, 3: 2, 100: 1})
+    counts.queued, counts.queue_ns, counts.crashes = 4, 2_000_000_000, 1
+    bodies = Budget(100, lambda wanted, free: Unavailable("full"))
+    found = samples(Metrics(ThreadRepository(), bodies, lambda: 0, counts))
+    assert found["blindai_batch_requests_bucket", ("1.0",)] == 5
+    assert found["blindai_batch_requests_bucket", ("2.0",)] == 5
+    assert found["blindai_batch_requests_bucket", ("4.0",)] == 7
+    assert found["blindai_batch_requests_bucket", ("64.0",)] == 7
+    assert found["blindai_batch_requests_bucket", ("+Inf",)] == 8
+    assert found["blindai_batch_requests_sum", ()] == 111
+    assert (found["blindai_queue_seconds_count", ()], found["blindai_queue_seconds_sum", ()]) == (4, 2)
+    assert found["blindai_crashes_total", ()] == 1
+    assert found["blindai_store_bytes", ("taken",)] == found["blindai_evictions_total", ()] == 0

@@ -142,7 +142,7 @@ class Application:
         self.repository = Repository(self._loader, engine, config, self._threads, spool=spool)
         self.bodies = Budget(config.limits.max_bodies_bytes, _bodies_full)
         self._inference = Inference(config, Receipts(signer, grant=self._grant), self.repository, self._threads)
-        self.metrics = Metrics(self.repository, self.bodies, self._inference.queued)
+        self.metrics = Metrics(self.repository, self.bodies, self._inference.queued, self._inference.counts)
         self._inference.count_in(self.metrics)
         self.lease = None
         if config.custody:

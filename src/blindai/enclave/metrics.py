@@ -11,7 +11,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from blindai.enclave.lease.clock import NS_PER_SECOND, elapsed_ns
@@ -20,18 +25,22 @@ from blindai.enclave.model_version import State
 from blindai.wire.problems import PROBLEMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client import Metric
 
     from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.limits import Budget
     from blindai.enclave.repository import Repository
+    from blindai.enclave.run import Counts
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a tiny model's run to a language model's: a factor of about three from one to the next, in nanoseconds.
 _BUCKETS_NS: Final = tuple(int(seconds * 1e9) for seconds in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10))
+
+
+_BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics(Collector):
@@ -41,12 +50,14 @@ class Metrics(Collector):
         repository: the models, looked at when the metrics are read.
         bodies: the budget of request bodies, likewise.
         queued: tells how many runs wait for a worker.
+        counts: what the scheduler has done, likewise.
     """
 
-    def __init__(self, repository: Repository, bodies: Budget, queued: Callable[[], int]) -> None:
+    def __init__(self, repository: Repository, bodies: Budget, queued: Callable[[], int], counts: Counts) -> None:
         self._repository = repository
         self._bodies = bodies
         self._queued = queued
+        self._counts = counts
         self._inline = 0
         self._handed_over = 0
         self._failures: Counter[str] = Counter()
@@ -104,6 +115,7 @@ class Metrics(Collector):
         yield CounterMetricFamily("blindai_uploads", "Models stored.", value=self._uploads)
         yield self._durations()
         yield GaugeMetricFamily("blindai_runs_queued", "Inferences waiting for a worker.", value=self._queued())
+        yield from self._scheduled()
         states = Counter(version.state for version in self._repository)
         models = GaugeMetricFamily("blindai_models", "Model versions by state.", labels=["state"])
         for state in State:
@@ -116,8 +128,45 @@ class Metrics(Collector):
             memory.add_metric([use, "taken"], budget.used)
             memory.add_metric([use, "limit"], budget.total)
         yield memory
+        yield from self._stored()
         if self._lease is not None:
             yield from _lease(self._lease)
+
+    def _scheduled(self) -> Iterable[Metric]:
+        counts = self._counts
+        yield HistogramMetricFamily(
+            "blindai_batch_requests",
+            "Requests that one run answered.",
+            buckets=_sizes(counts.batches),
+            sum_value=sum(size * runs for size, runs in counts.batches.items()),
+        )
+        waits = SummaryMetricFamily("blindai_queue_seconds", "Time that requests waited for a worker.")
+        waits.add_metric([], count_value=counts.queued, sum_value=counts.queue_ns / NS_PER_SECOND)
+        yield waits
+        for name, words, count in (
+            ("blindai_retries", "Requests that were run once more.", counts.retries),
+            ("blindai_crashes", "Runs that took their process with them.", counts.crashes),
+            ("blindai_deadlines", "Requests whose time was over before they were answered.", counts.deadlines),
+            ("blindai_dropped", "Requests whose client had gone before they were answered.", counts.dropped),
+            ("blindai_reniced", "Runs that were made to stand back.", counts.reniced),
+        ):
+            yield CounterMetricFamily(name, words, value=count)
+
+    def _stored(self) -> Iterable[Metric]:
+        repository = self._repository
+        resident = sum(version.loaded is not None for version in repository)
+        yield GaugeMetricFamily("blindai_models_resident", "Model versions in memory.", value=resident)
+        yield CounterMetricFamily(
+            "blindai_loads", "Times that a model was brought into memory.", value=repository.loads
+        )
+        evictions = repository.memory.evictions
+        yield CounterMetricFamily("blindai_evictions", "Times that a model left memory to make room.", value=evictions)
+        store = GaugeMetricFamily(
+            "blindai_store_bytes", "Encrypted bytes on disk: taken, and the limit.", labels=["kind"]
+        )
+        store.add_metric(["taken"], repository.store.space.used)
+        store.add_metric(["limit"], repository.store.space.total)
+        yield store
 
     def _durations(self) -> HistogramMetricFamily:
         total = 0
@@ -131,6 +180,13 @@ class Metrics(Collector):
             buckets=buckets,
             sum_value=self._sum_ns / 1e9,
         )
+
+
+def _sizes(batches: Mapping[int, int]) -> list[tuple[str, float]]:
+    """Cumulative counts by powers of two, up to the largest batch that a configuration allows."""
+    bounds = [(str(float(bound)), bound) for bound in _BATCH_BOUNDS]
+    buckets = [(name, float(sum(runs for size, runs in batches.items() if size <= bound))) for name, bound in bounds]
+    return [*buckets, ("+Inf", float(sum(batches.values())))]
 
 
 def _lease(lease: Keeper) -> Iterable[Metric]:

@@ -11,6 +11,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+import structlog
+
 from blindai.enclave.description import Description, Trial
 from blindai.enclave.inline_copy import may_have_copy, open_copy
 from blindai.enclave.limits import COPIES_WHILE_LOADED, LOAD_BYTES
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from blindai.enclave.sealed_model import SealedSource
     from blindai.enclave.store import Draft, Space, StoredModel
     from blindai.enclave.thread_runner import RunningThreads
+
+_log = structlog.get_logger("blindai.enclave")
 
 # Uploads that are loaded and tried out at once; more of them would take time from inference.
 FIRST_LOADS: Final = 2
@@ -127,6 +131,7 @@ class Repository:
         memory: who holds what is in memory of all of them.
         store: what is on disk of all of them.
         pending: names of uploads in progress; they count as models but cannot be seen.
+        loads: how many times a model was brought into memory.
         generation: changes whenever what a name resolves to may have changed.
     """
 
@@ -143,6 +148,7 @@ class Repository:
         self.store = Store(config.limits, spool)
         self.pending: set[tuple[ModelId, int]] = set()
         self.generation = 0
+        self.loads = 0
         self._loader = loader
         self._engine = engine
         self._threads = threads
@@ -501,11 +507,17 @@ class Repository:
 
     def _enter(self, version: ModelVersion, loaded: Loaded, claim: Claim) -> None:
         version.enter(loaded, claim)
+        self.loads += 1
+        _log.info(
+            "model_loaded", model=version.model_name, version=version.number, engine=loaded.description.trial.engine
+        )
         loaded.runner.ended.add_done_callback(lambda _: self._ended(version, loaded))
 
     def _ended(self, version: ModelVersion, loaded: Loaded) -> None:
         """A runner has ended. Where nobody wanted that, the next request starts another."""
+        reason = "" if loaded.runner.ended.cancelled() else loaded.runner.ended.result()
         if version.loaded is loaded:
+            _log.warning("model_ended", model=version.model_name, version=version.number, reason=reason)
             claim, leaving = version.leave()
             self._begin(_release_after(leaving, claim))
 

@@ -73,6 +73,7 @@ class Residency:
     Attributes:
         used: bytes held, loads under way included.
         claims: how many hold some.
+        evictions: how many models left to make room.
         order: models that may leave, the one used longest ago first. Whoever uses one moves it to the end.
         pressed: whether somebody waits for room or there is less than none; then `settle` is to be called when a model
             has no runs any more.
@@ -82,6 +83,7 @@ class Residency:
         self.total = total
         self.used = 0
         self.claims = 0
+        self.evictions = 0
         self.order: OrderedDict[Resident, None] = OrderedDict()
         self.pressed = False
         self._most = most
@@ -159,6 +161,7 @@ class Residency:
             if not resident.runs:
                 del self.order[resident]
                 claim, leave = resident.leave()
+                self.evictions += 1
                 task = asyncio.get_running_loop().create_task(leave)
                 self._leaving[task] = claim
                 self._leaving_bytes += claim.amount
