@@ -124,7 +124,7 @@ def _attested(server: Server, values: np.ndarray) -> Ask:
     client = RawClient(server.port)
     client.open_gate()
     buffers, length = v2.encode_request([v2.Tensor.from_array("input_ids", values)])
-    form = Form("", f"/v2/models/{MODEL}/infer", lambda *_: (b"".join(buffers), length), "application/octet-stream")
+    form = Form("", f"/v2/models/{MODEL}/infer", lambda *_: (b"".join(buffers), length))
     request = form.request("input_ids", values)
     return lambda: client.exchange(request)
 

@@ -41,7 +41,6 @@ class Form:
         label: what the tables call it.
         path: where to.
         body: the body for a tensor, and the length of its JSON part where binary data follow.
-        kind: its content type.
         long: for models that run long; the others are for runs of microseconds, and the other way round.
         batch: the batch size that the server is started with, for those that put requests together.
     """
@@ -49,14 +48,14 @@ class Form:
     label: str
     path: str
     body: Callable[[str, NDArray[Any]], tuple[bytes, int | None]]
-    kind: str = "application/json"
     long: bool = False
     batch: int = 1
 
     def request(self, name: str, values: NDArray[Any]) -> bytes:
         """A whole request, head and body in one buffer, for the input `name`."""
         body, header_length = self.body(name, values)
-        lines = [f"POST {self.path} HTTP/1.1", "Host: localhost", f"Content-Type: {self.kind}"]
+        kind = "application/json" if header_length is None else "application/octet-stream"
+        lines = [f"POST {self.path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}"]
         lines.append(f"Content-Length: {len(body)}")
         if header_length is not None:
             lines.append(f"Inference-Header-Content-Length: {header_length}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from typing import Annotated
 
 import numpy as np
 import onnxruntime
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 
 
 def main(model: str, port: int) -> None:
@@ -28,8 +29,8 @@ def main(model: str, port: int) -> None:
         values = np.asarray((await request.json())["x"], kind)
         return {"y": session.run(None, {given.name: values})[0].tolist()}
 
-    def long(values: list[list[float]]) -> dict[str, list[list[float]]]:
-        return {"y": session.run(None, {given.name: np.asarray(values, kind)})[0].tolist()}
+    def long(x: Annotated[list[list[float]], Body(embed=True)]) -> dict[str, list[list[float]]]:
+        return {"y": session.run(None, {given.name: np.asarray(x, kind)})[0].tolist()}
 
     app.post("/predict")(quick)
     app.post("/predict-in-thread")(long)
