@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blindai.attestation.result import AttestationResult
     from blindai.client.async_connection import AsyncConnection
     from blindai.client.connection import Connection, connect
+    from blindai.client.openai import async_openai_client, openai_client
     from blindai.client.prediction import Output, Prediction
     from blindai.client.receipt import Receipt
     from blindai.errors import (
@@ -45,6 +46,7 @@ _HOMES = {
     "blindai.attestation.result": ("AttestationResult",),
     "blindai.client.async_connection": ("AsyncConnection",),
     "blindai.client.connection": ("Connection", "connect"),
+    "blindai.client.openai": ("async_openai_client", "openai_client"),
     "blindai.client.prediction": ("Output", "Prediction"),
     "blindai.client.receipt": ("Receipt",),
     "blindai.errors": (
@@ -89,7 +91,9 @@ __all__ = [
     "ReceiptError",
     "Unavailable",
     "__version__",
+    "async_openai_client",
     "connect",
+    "openai_client",
 ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, SupportsIndex
 
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.channel.end import AttestedEnd
@@ -94,8 +94,8 @@ class _Listening(asyncio.StreamReader):
         super().__init__()
         self._heard = heard
 
-    def feed_data(self, data: bytes) -> None:
-        self._heard += data
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self._heard.extend(data)
         super().feed_data(data)
 
 

@@ -65,7 +65,6 @@ class TestHost:
             "[localhost]",
             "",
             "169.254.169.254",
-            "0.0.0.0",
             "[::]",
         ],
     )
@@ -169,7 +168,8 @@ class TestOnTheWire:
         with Wire(start_proxy(speaker.address, token=TOKEN, origins=[ORIGIN]).port) as wire:
             # A browser asks without the token, which it keeps for the request itself.
             wire.send(
-                f"OPTIONS /v2 HTTP/1.1\r\nHost: localhost\r\nOrigin: {ORIGIN}\r\nAccess-Control-Request-Method: POST\r\n"
+                f"OPTIONS /v2 HTTP/1.1\r\nHost: localhost\r\nOrigin: {ORIGIN}\r\n"
+                "Access-Control-Request-Method: POST\r\n"
                 "Access-Control-Request-Headers: blindai-proxy-token,content-type\r\n"
                 "Access-Control-Request-Private-Network: true\r\n\r\n".encode()
             )

@@ -250,7 +250,12 @@ class TestConnections:
     ) -> None:
         rested: list[Upstream] = []
         rest = Upstream.rest
-        monkeypatch.setattr(Upstream, "rest", lambda self: (rested.append(self), rest(self)))
+
+        def noted(upstream: Upstream) -> None:
+            rest(upstream)
+            rested.append(upstream)
+
+        monkeypatch.setattr(Upstream, "rest", noted)
 
         async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await read_request(reader)
