@@ -76,23 +76,23 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 ATTACKS: Final[dict[str, Callable[[int], object]]] = {
     "open": lambda parent: os.open("/etc/passwd", os.O_RDONLY),
-    "create": lambda parent: os.open("/tmp/blindai-left", os.O_CREAT | os.O_WRONLY),
+    "create": lambda parent: os.open("/blindai-left", os.O_CREAT | os.O_WRONLY),
     "memory_of_the_parent": lambda parent: os.open(f"/proc/{parent}/mem", os.O_RDONLY),
     "environment_of_the_parent": lambda parent: os.open(f"/proc/{parent}/environ", os.O_RDONLY),
     "own_memory": lambda parent: os.open("/proc/self/mem", os.O_RDWR),
-    "list": lambda parent: os.listdir("/"),
-    "remove": lambda parent: os.unlink("/tmp/nothing"),
+    "list": lambda parent: list(Path("/").iterdir()),
+    "remove": lambda parent: Path("/nothing").unlink(),
     "change_root": lambda parent: os.chroot("/"),
     "socket": lambda parent: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
     "unix_socket": lambda parent: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
     "socketpair": lambda parent: socket.socketpair(),
     "pipe": lambda parent: os.pipe(),
     "fork": lambda parent: os.fork(),
-    "execute": lambda parent: os.execv(sys.executable, [sys.executable]),
+    "execute": lambda parent: os.execv(sys.executable, [sys.executable]),  # noqa: S606 - it is to fail
     "signal_the_parent": lambda parent: os.kill(parent, signal.SIGKILL),
     "signal_the_group": lambda parent: os.killpg(os.getpid(), 0),
     "signal_a_thread_of_the_parent": lambda parent: system_call(234 if X86 else 131, parent, parent, signal.SIGTERM),
-    "name_the_parent": lambda parent: os.pidfd_open(parent),
+    "name_the_parent": os.pidfd_open,
     "trace_the_parent": lambda parent: system_call(101 if X86 else 117, 16, parent, 0, 0),
     "read_memory_of_the_parent": read_memory_of,
     "memory_file": lambda parent: os.memfd_create("more"),
@@ -204,6 +204,31 @@ def hold_on(talker: Talker) -> None:
     time.sleep(1000)
 
 
+def describe_itself_again(talker: Talker) -> None:
+    talker.load()
+    talker.say(encode(Loaded(HONEST)))
+
+
+def answer_twice(talker: Talker) -> None:
+    talker.answer(X, YES, WORD)
+    talker.lane.send(frame(Kind.DONE, talker.number))
+
+
+def answer_unasked(talker: Talker) -> None:
+    talker.say(encode(Loaded(HONEST)))
+    talker.lane.send(frame(Kind.DONE, talker.number))
+
+
+def refuse_strangely(talker: Talker) -> None:
+    talker.load()
+    talker.say(encode(Refusal("model.not_loaded", "gone")))
+
+
+def hang_up(talker: Talker) -> None:
+    talker.load()
+    talker.lane.shutdown(socket.SHUT_RDWR)
+
+
 LOADS: Final[dict[str, Callable[[Talker], object]]] = {
     "no_frame": lambda t: t.lane.send(b"hello"),
     "long_frame": lambda t: t.lane.send(frame(Kind.DONE, t.number) + b"!"),
@@ -258,11 +283,11 @@ RUNS: Final[dict[str, Callable[[Talker], object]]] = {
     "text_beyond": set_length,
     "grow_twice": lambda t: answer_after_growing(t, 1 << 20, 1 << 21),
     "grow_beyond": lambda t: answer_after_growing(t, 1 << 40),
-    "description": lambda t: (t.load(), t.say(encode(Loaded(HONEST)))),
-    "twice": lambda t: (t.answer(X, YES, WORD), t.lane.send(frame(Kind.DONE, t.number))),
-    "unasked": lambda t: (t.say(encode(Loaded(HONEST))), t.lane.send(frame(Kind.DONE, t.number))),
-    "foreign_code": lambda t: (t.load(), t.say(encode(Refusal("model.not_loaded", "gone")))),
-    "hang_up": lambda t: (t.load(), t.lane.shutdown(socket.SHUT_RDWR), time.sleep(1000)),
+    "description": describe_itself_again,
+    "twice": answer_twice,
+    "unasked": answer_unasked,
+    "foreign_code": refuse_strangely,
+    "hang_up": hang_up,
 }
 
 CONDUCTS: Final[dict[str, Callable[[Talker], object]]] = {

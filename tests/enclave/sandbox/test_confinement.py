@@ -43,16 +43,16 @@ def test_memory_ends_at_the_limit(outcomes: dict[str, str]) -> None:
 
 
 def test_what_the_kernel_says_of_the_process() -> None:
-    async def scene(made: Sandbox) -> tuple[dict[str, str], str, int, int]:
-        runner = await made.load(Body(looping_model()))
-        status = Path(f"/proc/{runner.process}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        score = Path(f"/proc/{runner.process}/oom_score_adj").read_text()
-        found = os.getpriority(os.PRIO_PROCESS, runner.process), os.getpgid(runner.process) == runner.process
-        await runner.close()
-        return fields, score, *found
+    def look_at(process: int) -> tuple[str, str, int, bool]:
+        folder = Path(f"/proc/{process}")
+        found = os.getpriority(os.PRIO_PROCESS, process), os.getpgid(process) == process
+        return (folder / "status").read_text(), (folder / "oom_score_adj").read_text(), *found
 
-    fields, score, niceness, alone = in_sandbox(scene)
+    async def scene(made: Sandbox) -> tuple[str, str, int, bool]:
+        return look_at((await made.load(Body(looping_model()))).process)
+
+    status, score, niceness, alone = in_sandbox(scene)
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2", "1")
     assert {fields[name] for name in ("CapEff", "CapPrm", "CapInh")} == {"0" * 16}
     assert (score.strip(), niceness, alone) == ("1000", confinement.NICE, True)

@@ -25,7 +25,7 @@ def test_what_is_written_is_read(sent: list[Tensor]) -> None:
         layout.add([tensor])
     view = memoryview(bytearray(layout.end + 6))
     offset = layout.write(view, b"header")
-    assert view[offset:] == b"header"
+    assert bytes(view[offset:]) == b"header"
     for head, tensor in zip(layout.heads, sent, strict=True):
         assert_same(read_tensor(view, head)[0], tensor)
 
