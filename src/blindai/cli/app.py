@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import blindai
-from blindai.cli import audit, demo, manifest, measure, models, predict, proxy, serve, verify
+from blindai.cli import audit, demo, manifest, measure, models, predict, proxy, serve, top, verify
 from blindai.cli.custodian import app as custodian
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(verify.verify)
 app.command()(audit.audit)
 app.add_typer(models.app, name="models")
 app.command()(predict.predict)
+app.command()(top.top)
 app.command()(proxy.proxy)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(measure.app, name="measure")

@@ -21,7 +21,7 @@ from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECO
 from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
 from blindai.wire.lease import ModelLease
-from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
+from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata, StatisticsResponse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +142,14 @@ class AsyncConnection(Session):
     async def server(self) -> ServerMetadata:
         """See `Connection`."""
         return await self._run(self._calls.server())
+
+    async def statistics(self) -> StatisticsResponse:
+        """See `Connection`."""
+        return await self._run(self._calls.statistics())
+
+    async def metrics(self) -> str:
+        """See `Connection`."""
+        return await self._run(self._calls.metrics())
 
     async def close(self) -> None:
         """Close all connections. Calls after it are refused."""

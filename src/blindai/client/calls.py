@@ -26,6 +26,7 @@ from blindai.wire.metadata import (
     RepositoryIndexRequest,
     RepositoryModel,
     ServerMetadata,
+    StatisticsResponse,
 )
 from blindai.wire.problems import error_from
 from blindai.wire.tensor import Tensor
@@ -96,6 +97,12 @@ class Calls:
 
     def lease(self, model_id: str) -> Call[ModelLease]:
         return Call(self._head("GET", _model_path(model_id, None) + "/lease"), (), _decoded(ModelLease))
+
+    def statistics(self) -> Call[StatisticsResponse]:
+        return Call(self._head("GET", "/v2/models/stats"), (), _decoded(StatisticsResponse))
+
+    def metrics(self) -> Call[str]:
+        return Call(self._head("GET", "/metrics"), (), _text)
 
     def index(self, *, ready: bool = False) -> Call[tuple[RepositoryModel, ...]]:
         body = msgspec.json.encode(RepositoryIndexRequest(ready=ready))
@@ -215,6 +222,13 @@ def _decoded(kind: Any) -> Callable[[Answer, AttestationResult], Any]:
             raise _unreadable(str(error)) from error
 
     return parse
+
+
+def _text(answer: Answer, _result: AttestationResult) -> str:
+    try:
+        return bytes(answer.body).decode()
+    except UnicodeDecodeError as error:
+        raise _unreadable(str(error)) from error
 
 
 def _nothing(_answer: Answer, _result: AttestationResult) -> None:

@@ -26,7 +26,7 @@ from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECO
 from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
 from blindai.wire.lease import ModelLease
-from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata
+from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata, StatisticsResponse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +218,14 @@ class Connection(Session):
     def server(self) -> ServerMetadata:
         """Name, version and extensions of the server."""
         return self._run(self._calls.server())
+
+    def statistics(self) -> StatisticsResponse:
+        """Counts and times of every model since the server started."""
+        return self._run(self._calls.statistics())
+
+    def metrics(self) -> str:
+        """What the enclave counts, in Prometheus' text format."""
+        return self._run(self._calls.metrics())
 
     def close(self) -> None:
         """Close all connections. Calls after it are refused."""
