@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
@@ -192,3 +193,78 @@ class TestRequestHead:
     def test_target_with_a_space(self) -> None:
         with pytest.raises(ValueError, match="space"):
             request_head("GET", "/ HTTP/1.1", "host", [])
+
+
+class TestKnownHeads:
+    """The head of an answer that comes again is not parsed again, and nobody can tell."""
+
+    @given(
+        st.sampled_from([*ANSWERS, FIXED.replace(b"\r\n", b"\n"), FIXED.replace(b"200 OK", b"404 Not Found")]),
+        st.sampled_from(
+            [
+                FIXED,
+                FIXED.replace(b"hello", b"world"),
+                FIXED + b"x",
+                FIXED + b"\r\n",
+                FIXED + FIXED,
+                FIXED.replace(b"Length: 5", b"Length: 4"),
+                FIXED[:-1],
+                FIXED[:20],
+                *ANSWERS,
+            ]
+        ),
+        st.lists(st.integers(0, 200), max_size=3),
+        st.sampled_from([4, 5, 100]),
+    )
+    def test_they_change_no_answer(self, before: bytes, data: bytes, cuts: list[int], limit: int) -> None:
+        earlier = AnswerReader(100)
+        with contextlib.suppress(MalformedAnswer):
+            earlier.feed(before)
+        edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+        pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
+        outcomes = []
+        for known in (None, earlier.known):
+            reader = AnswerReader(limit, known)
+            try:
+                for piece in pieces:
+                    reader.feed(piece)
+            except MalformedAnswer as error:
+                outcomes.append((str(error),))
+            else:
+                outcomes.append((reader.continued, reader.answer and parts(reader.answer)))
+        assert outcomes[0] == outcomes[1]
+
+    def test_a_known_head_is_not_parsed(self) -> None:
+        first = AnswerReader(100)
+        first.feed(FIXED)
+        second = AnswerReader(100, first.known)
+        second.feed(FIXED.replace(b"hello", b"world"))
+        assert second._parser is None
+        assert parts(second.answer)[2] == b"world"
+
+    def test_headers_of_an_answer_are_its_own(self) -> None:
+        first = AnswerReader(100)
+        first.feed(FIXED)
+        assert first.answer is not None
+        first.answer.headers.clear()
+        for _ in range(2):
+            reader = AnswerReader(100, first.known)
+            reader.feed(FIXED)
+            assert reader.answer is not None
+            assert reader.answer.headers == {"content-type": "a/b", "content-length": "5"}
+            reader.answer.headers.clear()
+
+    @pytest.mark.parametrize("answer", [CHUNKED, CONTINUED, EMPTY, FIXED.replace(b"a/b\r\n", b"a/b\n")])
+    def test_unusual_answers_are_not_remembered(self, answer: bytes) -> None:
+        reader = AnswerReader(100)
+        with contextlib.suppress(MalformedAnswer):
+            reader.feed(answer)
+        assert reader.known is None
+
+    def test_what_follows_a_known_answer_is_refused(self) -> None:
+        first = AnswerReader(100)
+        first.feed(FIXED)
+        second = AnswerReader(100, first.known)
+        second.feed(FIXED)
+        with pytest.raises(MalformedAnswer):
+            second.feed(FIXED)

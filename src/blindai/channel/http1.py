@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import httptools
 
@@ -44,14 +45,35 @@ def request_head(method: str, target: str, host: str, headers: Iterable[tuple[st
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
 
-class AnswerReader:
-    """Feed it plaintext until `answer` is there. One reader for each exchange."""
+class KnownHead(NamedTuple):
+    """The head of an answer that the parser has read. One of the very same bytes means the same.
 
-    def __init__(self, max_body_bytes: int) -> None:
+    Attributes:
+        head: the bytes, to the end of the empty line.
+        headers: names in lower case.
+        length: of the body.
+    """
+
+    head: bytes
+    headers: dict[str, str]
+    length: int
+
+
+class AnswerReader:
+    """Feed it plaintext until `answer` is there. One reader for each exchange.
+
+    Attributes:
+        answer: the answer, once it is complete.
+        continued: whether the peer has agreed to take the body of the request.
+        known: the head of an earlier answer, or of this one: most answers on one connection begin alike.
+    """
+
+    def __init__(self, max_body_bytes: int, known: KnownHead | None = None) -> None:
         self.answer: Answer | None = None
         self.continued = False
+        self.known = known
         self._max_body_bytes = max_body_bytes
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self._fed_bytes = 0
         self._reset()
 
@@ -67,7 +89,11 @@ class AnswerReader:
         Raises:
             MalformedAnswer: see the class.
         """
+        if not self._fed_bytes and self.known is not None and self._repeats(data, self.known):
+            return
         self._fed_bytes += len(data)
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -80,6 +106,17 @@ class AnswerReader:
         # The parser keeps unfinished fields to itself, so what is no body is counted from the outside.
         if self._fed_bytes - self._body_bytes > MAX_HEAD_BYTES + MAX_FRAMING_BYTES_PER_BODY_BYTE * self._body_bytes:
             raise MalformedAnswer(f"the head of the answer is over {MAX_HEAD_BYTES} bytes")
+        if self.answer is not None and self._fed_bytes == len(data):
+            self.known = _known_head(data, self.answer)
+
+    def _repeats(self, data: bytes, known: KnownHead) -> bool:
+        """Take a whole answer that begins with a known head."""
+        start = len(known.head)
+        if len(data) != start + known.length or known.length > self._max_body_bytes or not data.startswith(known.head):
+            return False
+        self._fed_bytes = len(data)
+        self.answer = Answer(200, dict(known.headers), data[start:], keep_alive=True)
+        return True
 
     # httptools calls these.
 
@@ -107,10 +144,26 @@ class AnswerReader:
         self._body.append(data)
 
     def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
+        parser = self._parser
+        if parser is None:
+            raise AssertionError("the parser calls this")
+        status = parser.get_status_code()
         if status < 200:  # informational (RFC 9110, section 15.2): the answer proper follows
             self.continued = self.continued or status == 100
             self._in_body = False
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self.answer = Answer(status, self._headers, body, keep_alive=self._parser.should_keep_alive())
+        self.answer = Answer(status, self._headers, body, keep_alive=parser.should_keep_alive())
+
+
+def _known_head(data: bytes, answer: Answer) -> KnownHead | None:
+    """What to remember of an answer that was read from `data` alone; None where the next should be parsed again."""
+    length = len(answer.body)
+    if answer.status != 200 or not answer.keep_alive or answer.headers.get("content-length") != str(length):
+        return None
+    head = data[: len(data) - length]
+    # The parser must have seen the head end where it ends here, whatever it takes for the end of a line.
+    lines = head.count(b"\r\n")
+    if head.find(b"\r\n\r\n") != len(head) - 4 or head.count(b"\r") != lines or head.count(b"\n") != lines:
+        return None
+    return KnownHead(head, dict(answer.headers), length)

@@ -12,7 +12,7 @@ import msgspec
 
 from blindai.channel import gate
 from blindai.channel.flow import READ, Flow
-from blindai.channel.http1 import Answer, AnswerReader, MalformedAnswer, request_head
+from blindai.channel.http1 import Answer, AnswerReader, KnownHead, MalformedAnswer, request_head
 from blindai.channel.tls import PIECE_BYTES, TLSFailure, TLSPipe, pieces
 from blindai.errors import BlindAIError, Unavailable
 
@@ -37,6 +37,7 @@ class OpenedConnection(ABC):
         if server_name is not None:
             self._pipe.set_server_name(server_name)
         self._usable = True
+        self._known: KnownHead | None = None
         self.application_bytes_sent = 0
 
     @property
@@ -120,7 +121,7 @@ class OpenedConnection(ABC):
         expect_continue: bool = False,
         application: bool = True,
     ) -> Flow[Answer]:
-        reader = AnswerReader(max_answer_bytes)
+        reader = AnswerReader(max_answer_bytes, self._known)
         parts: Iterable[bytes | bytearray | memoryview] = chain((head,), body)
         try:
             if expect_continue:
@@ -145,6 +146,7 @@ class OpenedConnection(ABC):
             raise Unavailable(
                 f"the exchange with {self.address} broke off: {error}", code="unavailable.protocol"
             ) from error
+        self._known = reader.known
         return reader.answer
 
     def _take(self, *, application: bool) -> bytes:
