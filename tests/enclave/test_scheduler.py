@@ -101,11 +101,10 @@ class World:
         self.bringing: Callable[[ModelVersion], Awaitable[None]] | None = None
         self.withdrawn: list[str] = []
 
-    def version(self, name: str = "acme/model", runner: Any = None, description: Description = BATCHED) -> ModelVersion:
+    def version(self, name: str = "acme/model", runner: Any = None) -> ModelVersion:
         namespace, model = name.split("/")
-        version = ModelVersion(
-            ModelId(namespace, model), 1, self.memory, description=description, sha256="", uploaded=0
-        )
+        known = runner.description if runner is not None else BATCHED
+        version = ModelVersion(ModelId(namespace, model), 1, self.memory, description=known, sha256="", uploaded=0)
         if runner is not None:
             version.loaded = Loaded(runner.description, runner)
         return version
@@ -132,7 +131,7 @@ def hand(version: ModelVersion) -> HandRunner:
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(20):
             await scene()
 
     asyncio.run(main())
@@ -326,7 +325,7 @@ def test_every_answer_is_the_answer_alone(
         runner = ThreadRunner(session, description, threads)
         world = World(max_namespace_queued_runs=1000)
         threads.on_free = world.scheduler.dispatch
-        version = world.version(runner=runner, description=description)
+        version = world.version(runner=runner)
         generator = np.random.default_rng(2)
         arrays: list[NDArray[Any]] = [
             generator.standard_normal((rows, tokens, 24)).astype(np.float32) for rows, tokens, _ in requests
@@ -369,7 +368,7 @@ def test_a_tenant_with_a_thousand_requests_delays_another_by_about_one_run() -> 
                 return inner(*args, **kwargs)
 
             session.run = slowly  # type: ignore[method-assign] # takes a while
-            versions[name] = world.version(name, ThreadRunner(session, plain, shared), plain)
+            versions[name] = world.version(name, ThreadRunner(session, plain, shared))
         greedy = [world.scheduler.submit(versions["greedy/model"], row(1)) for _ in range(1000)]
         await greedy[3]
         for _ in range(5):
@@ -392,9 +391,9 @@ def test_a_tenant_with_a_thousand_requests_delays_another_by_about_one_run() -> 
 def test_one_namespace_has_its_workers_and_another_its_own() -> None:
     async def scene() -> None:
         world = World(workers=2)
-        runners = {name: HandRunner(BATCHED, lanes=4) for name in ("a/one", "a/two", "b/one")}
+        runners = {name: HandRunner(described(), lanes=4) for name in ("a/one", "a/two", "b/one")}
         for name, runner in runners.items():
-            version = world.version(name, runner, described())
+            version = world.version(name, runner)
             for n in range(3):
                 world.scheduler.submit(version, row(n))
         assert {name: len(runner.runs) for name, runner in runners.items()} == {"a/one": 2, "a/two": 0, "b/one": 2}
