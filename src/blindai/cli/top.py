@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # One sample of the text format without a time: a name, labels, a value. Ours have no escapes in their labels.
 _SAMPLE: Final = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ([0-9.eE+-]+|\+Inf|NaN)$", re.MULTILINE)
-_LABEL: Final = re.compile(r'[a-z_]+="([^"\\]*)"')
+_LABEL: Final = re.compile(r'([a-z_]+)="([^"\\]*)"')
 
 _BAR_CELLS: Final = 12
 _REFUSALS: Final = 5
@@ -79,8 +79,14 @@ def top(
 
 
 def parse_metrics(text: str) -> Series:
-    """The samples of Prometheus' text format as our own server writes it, by name and values of labels."""
-    return {(name, tuple(_LABEL.findall(labels or ""))): float(value) for name, labels, value in _SAMPLE.findall(text)}
+    """The samples of Prometheus' text format as our own server writes it, by name and values of labels.
+
+    The values stand in the order of the labels' names.
+    """
+    return {
+        (name, tuple(found for _, found in sorted(_LABEL.findall(labels)))): float(value)
+        for name, labels, value in _SAMPLE.findall(text)
+    }
 
 
 def frame(before: Sample, now: Sample) -> dict[str, Any]:
@@ -95,8 +101,8 @@ def frame(before: Sample, now: Sample) -> dict[str, Any]:
         "failures_per_second": round(_grown(before, now, "blindai_inference_failures_total") / seconds, 1),
         "p50_ms_at_most": _median_ms(before, now),
         "queued": int(now.series.get(("blindai_runs_queued", ()), 0)),
-        "memory_bytes": int(now.series.get(("blindai_memory_bytes", ("models", "taken")), 0)),
-        "memory_limit_bytes": int(now.series.get(("blindai_memory_bytes", ("models", "limit")), 0)),
+        "memory_bytes": int(now.series.get(("blindai_memory_bytes", ("taken", "models")), 0)),
+        "memory_limit_bytes": int(now.series.get(("blindai_memory_bytes", ("limit", "models")), 0)),
         "evictions": int(now.series.get(("blindai_evictions_total", ()), 0)),
         "crashes": int(now.series.get(("blindai_crashes_total", ()), 0)),
         "refusals": _refusals(now),
@@ -166,16 +172,17 @@ def _about(client: Connection) -> dict[str, Any]:
 def _render(client: Connection, fields: dict[str, Any], *, rows: int | None) -> Group:
     about = _about(client)
     simulated = "[bold yellow]SIMULATED[/] " if about["simulated"] else ""
+    taken, limit = fields["memory_bytes"], fields["memory_limit_bytes"]
     median = "-" if fields["p50_ms_at_most"] is None else f"<= {fields['p50_ms_at_most']:g} ms"
     lines = [
         f"[bold]blindai top[/]  {escape(about['address'])}  {simulated}{escape(about['platform'])}",
         (
-            f"requests  {fields['requests_per_second']:g}/s  p50 {median}  failures {fields['failures_per_second']:g}/s  "
-            f"queued {fields['queued']}"
+            f"requests  {fields['requests_per_second']:g}/s  p50 {median}  "
+            f"failures {fields['failures_per_second']:g}/s  queued {fields['queued']}"
         ),
         (
-            f"memory    {_bar(fields['memory_bytes'], fields['memory_limit_bytes'])} {_size(fields['memory_bytes'])} of "
-            f"{_size(fields['memory_limit_bytes'])}  evictions {fields['evictions']}  crashes {fields['crashes']}"
+            f"memory    {_bar(taken, limit)} {_size(taken)} of {_size(limit)}  evictions {fields['evictions']}  "
+            f"crashes {fields['crashes']}"
         ),
     ]
     refusals = [f"{escape(code)} {count}" for code, count in [*fields["refusals"].items()][:_REFUSALS]]
