@@ -222,7 +222,7 @@ class TestKnownHeads:
             earlier.feed(before)
         edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
         pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
-        outcomes = []
+        outcomes: list[tuple[object, ...]] = []
         for known in (None, earlier.known):
             reader = AnswerReader(limit, known)
             try:
