@@ -62,7 +62,7 @@ class Network:
         return self.add("LayerNormalization", source, ones, zeros, axis=-1)
 
     def gelu(self, source: str) -> str:
-        scaled = self.add("Mul", source, self.constant(np.float32(np.sqrt(0.5)).reshape(())))
+        scaled = self.add("Mul", source, self.constant(np.array(np.sqrt(0.5), np.float32)))
         gate = self.add("Add", self.add("Erf", scaled), self.constant(np.ones((), np.float32)))
         return self.add("Mul", self.add("Mul", source, gate), self.constant(np.array(0.5, np.float32)))
 
