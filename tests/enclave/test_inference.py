@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blindai.enclave.codec import header_length_of
 from blindai.enclave.config import EnclaveConfig, Isolation, Runtime, Timeouts
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from blindai.errors import InvalidInput
 from enclave_server import RunningServer
 
 Start = Callable[..., RunningServer]
@@ -105,25 +103,3 @@ def test_an_engine_that_fails_is_an_incident(
         assert wire.request("GET", "/v2").status == 200
     assert "secret" not in capfd.readouterr().out
     assert server.request("DELETE", "/v2/repository/models/acme/add").status == 200
-
-
-@pytest.mark.parametrize(
-    ("headers", "length"),
-    [
-        ([], None),
-        ([(b"content-length", b"5")], None),
-        ([(b"inference-header-content-length", b"5")], 5),
-        ([(b"a", b"b"), (b"inference-header-content-length", b"0")], 0),
-    ],
-)
-def test_header_length(headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-    assert header_length_of(headers) == length
-
-
-@pytest.mark.parametrize(
-    "values", [[b""], [b"-1"], [b"5 "], [b"0x5"], [b"5", b"5"], [b"5", b"6"], [b"\xb2"], [b"9" * 16]]
-)
-def test_header_lengths_that_are_none(values: list[bytes]) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        header_length_of([(b"inference-header-content-length", value) for value in values])
-    assert caught.value.code == "input.header_length"
