@@ -143,6 +143,9 @@ class Talker:
         self.number = FRAME.unpack(worker.receive(self.lane)[0])[1]
 
     def say(self, content: bytes, *, offset: int = 0) -> None:
+        if len(content) > len(self.memory):
+            self.lane.send(frame(Kind.GROW, self.number, figure=len(content)))
+            self.memory = self.receive_slot()
         self.memory[offset : offset + len(content)] = content
         self.lane.send(frame(Kind.DONE, self.number, offset, len(content), 1))
 
@@ -247,6 +250,7 @@ LOADS: Final[dict[str, Callable[[Talker], object]]] = {
     "grow_without_bounds": lambda t: t.lane.send(frame(Kind.GROW, t.number, figure=2**40)),
     "grow_by_nothing": lambda t: t.lane.send(frame(Kind.GROW, t.number, figure=1)),
     "two_of_one_name": lambda t: t.say(renamed(inputs=(SPEC, SPEC))),
+    "too_many": lambda t: t.say(renamed(inputs=(TensorSpec("", "FP32", ()),) * 10_001)),
     "unknown_datatype": lambda t: t.say(renamed(outputs=(TensorSpec("x", "FP8", (1,)),))),
     "negative_size": lambda t: t.say(renamed(outputs=(TensorSpec("x", "FP32", (-2,)),))),
     "high_rank": lambda t: t.say(renamed(outputs=(TensorSpec("x", "FP32", (1,) * 40),))),

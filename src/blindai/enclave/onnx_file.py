@@ -30,6 +30,10 @@ ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_DEPTH = 24
 """Graphs within graphs (If, Loop, Scan). Protocol Buffers' own limit of 100 nested messages allows some 30."""
 
+MAX_VALUES = 10_000
+"""Inputs of a model, and outputs. Tables and models that carry their states have thousands; an engine takes a minute of
+work to load a hundred thousand."""
+
 MAX_LISTED = 8
 """Missing files that an error names."""
 
@@ -161,6 +165,12 @@ class _Reader:
             raise InvalidModel(message, code="model.truncated", hint="upload the whole file") from None
         if not self._has_graph:
             raise InvalidModel("the model file ends before its graph", code="model.truncated")
+        if max(len(values) for values in self._values) > MAX_VALUES:
+            raise InvalidModel(
+                f"the model has more than {MAX_VALUES} inputs or outputs",
+                code="model.too_complex",
+                hint="put columns of one type together in one input",
+            )
         self._refuse_foreign_calls()
         self._refuse_foreign_types()
         inputs, outputs = (

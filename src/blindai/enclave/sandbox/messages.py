@@ -17,6 +17,7 @@ import msgspec
 
 from blindai.enclave.config import Runtime
 from blindai.enclave.description import Description, Trial
+from blindai.enclave.onnx_file import MAX_VALUES
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 from blindai.wire.datatype import DATATYPES
 from blindai.wire.tensor import MAX_RANK
@@ -30,10 +31,7 @@ FRAME: Final = struct.Struct("<IIQQQ")
 """A `Kind`, the number of the run, where its structure begins, how many bytes it has, and one figure more."""
 
 MAX_HEADER_BYTES: Final = 16 << 20
-"""One structure. The description of a model with 100,000 inputs takes a third of it."""
-
-MAX_VALUES: Final = 10_000
-"""Inputs and outputs of a model, each. Wide tables have hundreds, and models that carry a cache of states thousands."""
+"""One structure. The description of a model with as many inputs as it may have takes a small part of it."""
 
 MAX_TEXT: Final = 1000
 """Characters of a message or hint."""
@@ -233,14 +231,10 @@ def error_of(refusal: Refusal) -> BlindAIError:
 
 
 def check_description(description: Description) -> None:
-    """Raises ProtocolError unless a model can be so; InvalidModel `model.too_complex` for too many values."""
+    """Raises ProtocolError unless a model can be so."""
     groups = (description.inputs, description.optional, description.outputs)
     if max(len(description.inputs) + len(description.optional), len(description.outputs)) > MAX_VALUES:
-        raise InvalidModel(
-            f"the model has more than {MAX_VALUES} inputs or outputs",
-            code="model.too_complex",
-            hint="put columns of one type together in one input",
-        )
+        raise ProtocolError("it describes more inputs or outputs than a model may have")
     for specs in groups:
         for spec in specs:
             _check_spec(spec)

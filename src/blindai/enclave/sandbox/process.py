@@ -360,10 +360,7 @@ class WorkerProcess:
             raise ProtocolError("it answered a load with tensors")
         error = error_of(reply) if isinstance(reply, Refusal) else None
         if isinstance(reply, Loaded):
-            try:
-                check_description(reply.description)
-            except InvalidModel as refused:
-                error = refused
+            check_description(reply.description)
         if load.done():
             return
         if error is not None:
