@@ -18,9 +18,15 @@ from blindai.wire.task import MAX_TOKENIZER_BYTES, TOKENIZER_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import tokenizers
-
     from blindai.wire.tensor import Buffer
+
+# Imported with this module: the process of a model, which reads the file, can open no other.
+try:
+    import tokenizers
+except ModuleNotFoundError as error:
+    if error.name != "tokenizers":  # it is there, and broken: its own words say more
+        raise
+    tokenizers = None  # type: ignore[assignment]  # it is an extra
 
 MAX_MESSAGE: Final = 200
 """Characters kept of the library's own words."""
@@ -98,16 +104,12 @@ def refused_tokenizer(reason: str) -> InvalidModel:
 
 
 def _parse(content: Buffer) -> tokenizers.Tokenizer:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        if error.name != "tokenizers":  # it is there, and broken: its own words say more
-            raise
+    if tokenizers is None:
         raise InvalidModel(
             "this enclave takes no models with a tokenizer: the library for it is not installed",
             code="model.text_unsupported",
             hint="install blindai[text] on the server, or upload the ONNX file alone and send token ids",
-        ) from None
+        )
     try:
         text = str(content, "utf-8")
     except UnicodeDecodeError:
