@@ -275,6 +275,26 @@ def test_an_unload_waits_for_runs_and_refuses_new_ones(held: Fixture) -> None:
     held.run(main)
 
 
+def test_a_version_that_is_withdrawn_ends_its_runs_first_and_comes_back_when_it_is_loaded(held: Fixture) -> None:
+    async def main() -> None:
+        version = await upload(held.repository)
+        version.begin_run()
+        held.repository.withdraw(version, "crashed")
+        with pytest.raises(ModelNotFound) as caught:
+            version.begin_run()
+        assert caught.value.code == "model.not_loaded"
+        assert (version.state, version.loaded is None) == (State.UNLOADING, False)
+        version.end_run()
+        await settled(lambda: version.state is State.UNAVAILABLE)
+        assert (version.reason, version.loaded) == ("crashed", None)
+        held.repository.withdraw(version, "again")
+        assert version.reason == "crashed"
+        await held.repository.load(ID)
+        assert version.state is State.READY
+
+    held.run(main)
+
+
 def test_a_delete_hides_at_once_and_frees_after_the_last_run(held: Fixture) -> None:
     async def main() -> None:
         version = await upload(held.repository)
