@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from attested_forwarder import AttestedForwarder
 from blindai import Connection
-from blindai.attestation.measure.local import local_policy
 from blindai.demo.enclaves import served
+from proxy_process import ProxyProcess
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def connection(address: str) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="module")
-def forwarder(address: str) -> Iterator[AttestedForwarder]:
-    """A plain port to it."""
-    with AttestedForwarder(address, local_policy()) as forwarder:
-        yield forwarder
+def proxy(address: str) -> Iterator[ProxyProcess]:
+    """A plain port to it, without a token."""
+    with ProxyProcess(address) as proxy:
+        yield proxy

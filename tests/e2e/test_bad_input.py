@@ -22,13 +22,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from attested_forwarder import AttestedForwarder
 from blindai import BlindAIError, Connection, InvalidInput, InvalidModel, ModelNotFound
 from blindai.channel.gate import GATE_PATH
 from blindai.demo.enclaves import served
 from blindai.demo.patients import load_model, load_patients
 from blindai.wire.metadata import RepositoryModel
 from enclave_server import Wire, binary_request
+from proxy_process import ProxyProcess
 
 MODEL: Final = load_model()
 MODEL_ID: Final = "clinic/breast-cancer"
@@ -68,11 +68,11 @@ def right() -> Any:
 
 
 @pytest.fixture
-def wire(forwarder: AttestedForwarder) -> Iterator[Wire]:
+def wire(proxy: ProxyProcess) -> Iterator[Wire]:
     """An attested connection to write any bytes to."""
-    with Wire(forwarder.port) as wire:
+    with Wire(proxy.port) as wire:
         yield wire
-    assert forwarder.refusals == []
+    assert proxy.refusals == []
 
 
 @pytest.fixture(autouse=True)

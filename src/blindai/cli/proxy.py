@@ -61,7 +61,7 @@ def proxy(
 ) -> None:
     """Serve plain HTTP on this machine and send it on over attested connections, until interrupted.
 
-    --json prints the addresses, the token and the verdict as JSON once it listens, and refusals as lines of JSON.
+    --json prints the addresses, the token and the platform as JSON once it listens, and refusals as lines of JSON.
     """
     with reported(as_json=as_json):
         from blindai.attestation.measure.local import local_policy
@@ -83,7 +83,7 @@ def proxy(
             if as_json:
                 fields: dict[str, Any] = {"address": listens.url, "enclave": address.url}
                 fields |= {} if shown_token is None else {"token": shown_token.reveal()}
-                print_json(fields | {"simulated": result.simulated, "result": result.to_builtins()})
+                print_json(fields | {"status": result.status, "simulated": result.simulated})
             else:
                 print_checks(result)
                 print_accepted(result, address.url)
