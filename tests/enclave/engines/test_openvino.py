@@ -217,12 +217,6 @@ def test_a_model_can_be_refused_for_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusal(made, {"w.data": X.tobytes()}).code == "quota.memory"
 
 
-def test_preloading_starts_no_thread() -> None:
-    before = threading.active_count(), len(list(Path("/proc/self/task").iterdir()))
-    engine_module.preload()
-    assert (threading.active_count(), len(list(Path("/proc/self/task").iterdir()))) == before
-
-
 def test_what_cannot_be_converted_is_refused_without_a_path_of_ours() -> None:
     error = refusal(model([node("Conv", ["x", "x"], ["y"])]))
     assert error.code == "model.unsupported_operator"

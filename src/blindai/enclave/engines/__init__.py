@@ -6,8 +6,6 @@ from blindai.enclave.config import EngineName
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from blindai.enclave.engine import Engine
 
 
@@ -37,17 +35,3 @@ def engine(name: EngineName, *, threads: int = 1, lanes: int = 1, precision: str
             code="configuration.engine",
             hint=f"pip install 'blindai[{extra}]'",
         ) from error
-
-
-def preload(names: Iterable[EngineName]) -> None:
-    """Read from disk what these engines need, in a process whose children, made by fork, may open no file.
-
-    Raises:
-        ConfigurationError: as `engine`.
-    """
-    for name in names:
-        engine(name)
-        if name is EngineName.OPENVINO:
-            from blindai.enclave.engines.openvino import preload as read_libraries
-
-            read_libraries()

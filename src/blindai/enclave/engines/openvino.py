@@ -11,12 +11,10 @@ dimensions that the model gives one name must be equal. What remains shows in th
 
 from __future__ import annotations
 
-import ctypes
 import io
 import re
 import threading
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -65,14 +63,6 @@ _TYPES: Final[Mapping[str, Any]] = {
     "FP64": openvino.Type.f64,
 }
 
-# Libraries that OpenVINO opens only when it compiles the first model, which starts threads.
-_LATE_LIBRARIES: Final = ("libhwloc.so*", "libtbbbind_*.so*", "libopenvino_auto_batch_plugin.so")
-
-# A model of no operators: y = x, one float. ir_version, graph, opset_import.
-_EMPTY: Final = bytes.fromhex(
-    "080a 3a1d 120167 5a0b 0a0178 1206 0a04 0801 1200 620b 0a0178 1206 0a04 0801 1200 4204 0a00 1012"
-)
-
 _HINTS: Final[Mapping[str, str]] = {"float32": "f32", "bfloat16": "bf16"}
 
 _ERRORS: Final = (
@@ -97,20 +87,6 @@ def _core() -> tuple[Any, Any]:
     """Once in a process: the library, and its reader of ONNX."""
     core = openvino.Core()
     return core, FrontEndManager().load_by_framework("onnx")
-
-
-def preload() -> None:
-    """Read everything from disk that a model will need, and start no thread.
-
-    For a process whose children, made by fork, may open no file.
-    """
-    core, reader = _core()
-    core.get_property("CPU", "FULL_DEVICE_NAME")
-    reader.convert(reader.load(io.BytesIO(_EMPTY)))
-    libraries = Path(openvino.__file__).parent / "libs"
-    for name in _LATE_LIBRARIES:
-        for library in libraries.glob(name):
-            ctypes.CDLL(str(library))
 
 
 class OpenVinoEngine:
