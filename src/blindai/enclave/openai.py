@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from blindai.enclave.exchange import Handler, Headers
     from blindai.enclave.repository import Repository
+    from blindai.wire.tensor import Buffer
 
 EMBEDDINGS: Final = b"/v1/embeddings"
 """The path of embeddings."""
@@ -94,10 +95,10 @@ class OpenAI:
         status, _, buffers = answer if isinstance(answer, Reply) else await answer
         return Response(b"".join(buffers), status_code=status, media_type=JSON_TYPE.decode())
 
-    def embeddings(self, headers: Headers, body: bytes) -> Reply | asyncio.Future[Reply]:
+    def embeddings(self, headers: Headers, body: Buffer) -> Reply | asyncio.Future[Reply]:
         """As `exchange.Handler`: `POST /v1/embeddings`. Refusals are answers, in OpenAI's form."""
         try:
-            request = EmbeddingsRequest.parse(body)
+            request = EmbeddingsRequest.parse(bytes(body))
             message, length = _inference_request(request.texts)
             handler = self._handler(_model_id(request.model))
         except BlindAIError as error:
