@@ -91,7 +91,7 @@ def adder(number: int, *, size: int = 0) -> bytes:
     """Y = x + number, after a product with a matrix of `size` bytes that changes nothing of it."""
     width = max(8, int((size / 4) ** 0.5))
     nodes = [helper.make_node("Add", ["x", "number"], ["y"])]
-    weights = {"number": np.full(1, number, np.float32)}
+    weights: dict[str, NDArray[Any]] = {"number": np.full(1, number, np.float32)}
     if size:
         nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "number"], ["y"])]
         weights["w"] = np.eye(width, dtype=np.float32)

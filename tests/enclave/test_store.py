@@ -225,7 +225,7 @@ def test_what_is_handed_out_can_be_changed_by_nobody() -> None:
         with pytest.raises(PermissionError):
             os.ftruncate(plain.fileno(), 0)
         assert plain.view.readonly
-        assert (plain.view, plain.bundle) == (b"0123456789", True)
+        assert (bytes(plain.view), plain.bundle) == (b"0123456789", True)
 
 
 def test_where_there_are_no_files_in_memory_a_buffer_is_wiped() -> None:
@@ -233,7 +233,7 @@ def test_where_there_are_no_files_in_memory_a_buffer_is_wiped() -> None:
         with plain.filling() as target:
             target[:] = b"abcd"
         view = plain.view
-        assert (view, view.readonly) == (b"abcd", True)
+        assert (bytes(view), view.readonly) == (b"abcd", True)
         with pytest.raises(OSError, match="no files in memory"):
             plain.fileno()
     assert view == bytes(4)
