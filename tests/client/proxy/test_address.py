@@ -57,6 +57,12 @@ class TestLoopback:
         with LoopbackAddress("127.0.0.1", 0).listening() as (listener, address):
             assert address.port == listener.getsockname()[1] > 0
 
+    def test_one_that_is_taken(self) -> None:
+        with LoopbackAddress("127.0.0.1", 0).listening() as (_, taken):
+            with pytest.raises(ConfigurationError) as caught, taken.listening():
+                pass
+            assert caught.value.code == "proxy.address"
+
 
 class TestUnix:
     def test_only_its_owner_can_open_it_and_it_is_gone_afterwards(self, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from blindai.channel.listening import BACKLOG, listen
 from blindai.errors import ConfigurationError
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
+
+# Connections that wait to be accepted.
+BACKLOG: Final = 128
 
 _FORM: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})")
 _PRIVATE_UMASK: Final = 0o177  # what is left is reading and writing by the owner: mode 0600
@@ -69,9 +71,18 @@ class LoopbackAddress:
         """A listening socket in this block, and the address with the port it has.
 
         Raises:
-            ConfigurationError: `configuration.address`, it is taken.
+            ConfigurationError: `proxy.address`, it is taken.
         """
-        with listen(self.host, self.port) as listener:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            made = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise _refused(
+                f"cannot listen on {self.url}: {error.strerror or error}",
+                "is another program there? choose another port",
+            ) from error
+        with made as listener:
+            listener.settimeout(0)
             yield listener, LoopbackAddress(self.host, listener.getsockname()[1])
 
 
