@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import crowd
+import engines
 import serving
 from machine import LEAST_SCALING, Placement, describe, quiet_scaling, spin_scaling
 from peer import PEERS
@@ -35,6 +36,7 @@ def main() -> int:
     with enclave() as server:
         tables = [serving.measure(effort, server, placement, peers=PEERS) for placement in Placement]
     tables += crowd.measure(effort, peers=PEERS)
+    tables.append(engines.measure(effort))
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 
@@ -59,6 +61,9 @@ def _illustrated(page: str) -> str:
 
 
 def _pictures(tables: list[Table]) -> dict[str, str]:
+    def of(title: str) -> Table:
+        return next(table for table in tables if table.title == title)
+
     small = tables[0].raw["4 KB"]
     bare = small["bare"]
     added = {
@@ -66,7 +71,7 @@ def _pictures(tables: list[Table]) -> dict[str, str]:
         for name, values in small.items()
         if name != "bare"
     }
-    rates = {name: Spread.of(values).median for name, values in tables[-1].raw.items()}
+    rates = {name: Spread.of(values).median for name, values in of(crowd.RATES).raw.items()}
     return {
         ADDED: bars("4 KB, one core: microseconds added to a bare run (less is better)", added, best="least"),
         RATES: bars(f"{crowd.CLIENTS} clients on an encoder: answers a second (more is better)", rates, best="most"),

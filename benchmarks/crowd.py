@@ -31,6 +31,7 @@ TOKENS = 8
 CLIENTS = 32
 BATCH = 16
 CORES = 2
+RATES = f"{CLIENTS} clients on an encoder: answers a second"
 
 METHOD = (
     f"An encoder of the shape of DistilBERT with random weights, {TOKENS} tokens a request. {CLIENTS} connections, each"
@@ -185,7 +186,7 @@ def _table(crowds: Sequence[Crowd], notes: list[str]) -> Table:
     unbatched = {name: Spread.of(all_) for name, all_ in rates.items() if "no TLS" in name and "batched" not in name}
     best = max(unbatched, key=lambda name: unbatched[name].median, default=None)
     return Table(
-        title=f"{CLIENTS} clients on an encoder: answers a second",
+        title=RATES,
         method=METHOD,
         columns=["", "answers a second", "of ours"],
         rows=[[name, Spread.of(all_).text(), ratio(all_, ours).text(2)] for name, all_ in rates.items()],

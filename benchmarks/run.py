@@ -13,6 +13,7 @@ from pathlib import Path
 
 import client
 import connecting
+import crowd
 import metering
 import sealing
 import serving
@@ -47,6 +48,7 @@ def main() -> int:
         tables += [connecting.measure(effort, server, placement) for placement in Placement]
         tables += [client.measure(effort, server, placement) for placement in Placement]
         tables += [importing, verifying.measure(effort), verifying.measure_hostile(effort)]
+    tables += crowd.measure(effort, peers=())
     tables += metering.measure(effort)
     tables += [sealing.measure(effort), sealing.measure_memory(effort)]
     scaling.append(spin_scaling(spin))
