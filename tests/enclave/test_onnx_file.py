@@ -109,6 +109,9 @@ def test_every_cut_of_a_model_is_refused() -> None:
         b"\x3a\x02\x0a\x05",  # a graph whose node is longer than the graph
         b"\x3a\x05\x2a\x03\x42\x01\xff",  # an initializer whose name is not UTF-8
         b"\x10" + b"\xff" * 11,  # a number that never ends
+        b"\x10" + b"\xff" * 9 + b"\x02",  # a number of more than 64 bits, which other readers cut
+        b"\xba\x80\x80\x80\x10\x00",  # a key of more than 32 bits: other readers find a graph behind it
+        b"\x02\x00",  # a field without a number
     ],
 )
 def test_what_is_no_protocol_buffer_is_refused(tail: bytes) -> None:

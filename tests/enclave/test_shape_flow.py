@@ -266,3 +266,89 @@ def test_sparse_initializers_are_unbounded() -> None:
     made = onnx.load_from_string(graph(node("Relu", ["x"], ["y"])))
     made.graph.sparse_initializer.append(sparse)
     assert not is_bounded(made.SerializeToString())
+
+
+def raw_field(number: int, content: bytes | int, *, more: int = 0) -> bytes:
+    """A field as bytes: of a number or of a message; `more` is added to its key."""
+    wire = 0 if isinstance(content, int) else 2
+    key = varint((number << 3 | wire) + more)
+    return key + (varint(content) if isinstance(content, int) else varint(len(content)) + content)
+
+
+def varint(number: int) -> bytes:
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def raw_model(*parts: bytes, kind: int = TensorProto.FLOAT) -> bytes:
+    """A model of x, of the element type `kind` and shape [1], whose graph has these fields besides."""
+    tensor = raw_field(1, kind) + raw_field(2, raw_field(1, raw_field(1, 1)))
+    takes = raw_field(1, b"x") + raw_field(2, raw_field(1, tensor))
+    inside = b"".join(parts) + raw_field(2, b"g") + raw_field(11, takes) + raw_field(12, raw_field(1, b"y"))
+    return raw_field(1, 9) + raw_field(7, inside) + raw_field(8, raw_field(2, 18))
+
+
+def raw_node(operator: bytes, attribute: bytes = b"") -> bytes:
+    node = raw_field(1, b"x") + raw_field(2, b"y") + raw_field(4, operator)
+    return node + (raw_field(5, attribute) if attribute else b"")
+
+
+def test_a_field_that_only_another_reader_finds_is_refused() -> None:
+    """Protocol Buffers for C++ keep 32 bits of a key: behind this one ONNX Runtime finds a node."""
+    hidden = raw_node(b"NonZero")
+    seen = raw_node(b"Relu")
+    assert is_bounded(raw_model(raw_field(1, seen)))
+    assert not is_bounded(raw_model(raw_field(1, hidden)))
+    assert not is_bounded(raw_model(raw_field(1, hidden, more=1 << 32)))
+
+
+@pytest.mark.parametrize("more", [0, 1 << 32, 1 << 64], ids=["text", "in 32 bits", "in 64 bits"])
+def test_text_is_unbounded_however_its_number_is_written(more: int) -> None:
+    assert not is_bounded(raw_model(raw_field(1, raw_node(b"Identity")), kind=TensorProto.STRING + more))
+    to = raw_field(1, b"to") + raw_field(3, TensorProto.STRING + more)
+    assert not is_bounded(raw_model(raw_field(1, raw_node(b"Cast", to))))
+
+
+def test_the_type_of_a_constant_that_is_written_in_two_parts_is_not_lost() -> None:
+    text = raw_field(1, 1) + raw_field(2, TensorProto.STRING) + raw_field(6, b"text")
+    constant = raw_field(2, b"y") + raw_field(4, b"Constant")
+    for value_field in (raw_field(5, text), raw_field(5, text) + raw_field(5, b"")):
+        attribute = raw_field(1, b"value") + value_field
+        assert not is_bounded(raw_model(raw_field(1, constant + raw_field(5, attribute))))
+
+
+def test_labels_of_a_classifier_are_bounded_while_they_are_short() -> None:
+    """The values decide which label a row gets: a long one would make the answer as much longer."""
+
+    def classifier(label: str) -> bytes:
+        made = node(
+            "LinearClassifier",
+            ["x"],
+            ["label", "y"],
+            domain="ai.onnx.ml",
+            coefficients=[1.0] * 16,
+            classlabels_strings=["no", label],
+        )
+        return graph(made)
+
+    assert is_bounded(classifier("y" * shape_flow.MAX_TEXT_BYTES))
+    assert not is_bounded(classifier("y" * (shape_flow.MAX_TEXT_BYTES + 1)))
+
+
+def test_a_size_that_is_drawn_at_random_is_unbounded() -> None:
+    """A constant for the whole load, and another one at the next: that of the copy in the server may be any."""
+    nodes = [
+        node("Dropout", ["one", "ratio", "train"], ["d"]),
+        node("Cast", ["d"], ["s"], to=TensorProto.INT64),
+        node("ConstantOfShape", ["s"], ["y"]),
+    ]
+    constants = [
+        floats(1, name="one"),
+        numpy_helper.from_array(np.array(0.5, np.float32), "ratio"),
+        numpy_helper.from_array(np.array(True), "train"),
+    ]
+    assert not is_bounded(graph(*nodes, initializers=constants))
+    assert is_bounded(graph(node("Dropout", ["x"], ["y"]))), "without training it is nothing"

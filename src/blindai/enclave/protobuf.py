@@ -20,6 +20,9 @@ FIXED64: Final = 1
 MESSAGE: Final = 2
 FIXED32: Final = 5
 
+_MAX_KEY: Final = 2**32 - 1
+_MAX_VALUE: Final = 2**64 - 1
+
 
 class Damaged(Exception):
     """The bytes are no protocol buffer."""
@@ -57,6 +60,9 @@ class Fields:
                 raise InvalidModel(message, code="model.too_complex")
             begin = position
             key, position = self._varint(position, stop)
+            # Other readers keep 32 bits of a key: behind a longer one they would find another field than is found here.
+            if not 8 <= key <= _MAX_KEY:
+                raise Damaged(f"the key of a field at byte {begin} is none")
             wire = key & 7
             self.begin = begin
             if wire == MESSAGE:
@@ -92,5 +98,7 @@ class Fields:
             position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
+                if value > _MAX_VALUE:
+                    break  # other readers keep 64 bits
                 return value, position
-        raise Damaged(f"a number longer than 10 bytes before byte {position}")
+        raise Damaged(f"a number of more than 64 bits before byte {position}")

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 MAX_NODES: Final = 20_000
 """Of a graph that is looked at. The large ones do not take microseconds, so nobody asks whether they may run inline."""
 
+MAX_TEXT_BYTES: Final = 256
+"""Of one text among the attributes of a node. Classifiers answer with a label for each row, and the values decide which
+one, and so how long it is."""
+
 OVERRIDABLE_IR: Final = 4
 """From this version of ONNX's format on a request may replace an initializer that is listed among the inputs."""
 
@@ -36,6 +40,8 @@ OVERRIDABLE_IR: Final = 4
 _FLOAT: Final = 1
 _FLOATS: Final = frozenset({_FLOAT, 10, 11, 16})  # FLOAT16, DOUBLE, BFLOAT16
 _STRING: Final = 8
+_ENUM: Final = 0xFFFF_FFFF
+"""Readers keep so many bits of the number of an element type."""
 
 
 def _table(names: str) -> dict[str, tuple[int, ...]]:
@@ -99,7 +105,7 @@ class _Node(msgspec.Struct):
 
     Attributes:
         attributes: their names.
-        nested: an attribute is a graph, or text as a value.
+        nested: an attribute is a graph, or text as a value, or text that is long.
         to: the element type that the attributes `to` or `value` give the output; 0 where there is neither.
     """
 
@@ -209,10 +215,14 @@ class _Graph:
             if number == 1 and wire == MESSAGE:
                 name = self._fields.text(start, end)
             elif number == 3 and wire == VARINT:
-                number_value = start
+                number_value = start & _ENUM
             elif number == 5 and wire == MESSAGE:
+                if kind:
+                    raise _Unbounded  # two tensors become one, of which either may say the type
                 _, kind = self._tensor(start, end)
-            elif number in {6, 10, 11, 22, 23}:
+            elif number in {6, 10, 11, 22, 23} or (
+                number in {4, 9} and wire == MESSAGE and end - start > MAX_TEXT_BYTES
+            ):
                 node.nested = True
         if name in node.attributes:
             raise _Unbounded  # which of the two an engine heeds, nobody says
@@ -231,7 +241,7 @@ class _Graph:
         kind = 0
         for number, wire, start, end in self._fields(begin, stop):
             if number == 2 and wire == VARINT:
-                kind = start
+                kind = start & _ENUM
             elif number == 8 and wire == MESSAGE:
                 name = self._fields.text(start, end)
         return name, kind
@@ -253,7 +263,7 @@ class _Graph:
             if number == 1 and wire == MESSAGE:
                 for inner, inner_wire, value, _ in self._fields(start, end):
                     if inner == 1 and inner_wire == VARINT:
-                        kind = value
+                        kind = value & _ENUM
         return kind
 
 
@@ -262,6 +272,8 @@ def _is_bounded(node: _Node, known: set[str], floats: set[str]) -> bool:
     positions = _ALLOWED.get(node.domain, {}).get(node.operator)
     if positions is None or node.nested or (node.operator in {"Cast", "CastLike"} and node.to == _STRING):
         return False
+    if node.operator == "Dropout" and any(node.operands[2:]):
+        return False  # in training it draws at random, so that what is computed of it differs from load to load
     if node.operator in _DIVIDE and floats.isdisjoint(node.operands) and not known.issuperset(node.operands):
         return False
     return known.issuperset(node.operands[position] for position in positions if position < len(node.operands))
