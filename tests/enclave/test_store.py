@@ -185,7 +185,21 @@ def test_space_is_counted_for_all_and_for_each_namespace(store: Store) -> None:
     store.close()
 
 
-def test_an_upload_that_is_cut_while_it_is_written_frees_its_file_afterwards(store: Store) -> None:
+def test_uploads_of_unknown_length_share_what_their_namespace_may_have(store: Store) -> None:
+    spaces = [store.reserve("acme", 0) for _ in range(3)]
+    spaces[0].grow(3 * CHUNK_BYTES)
+    spaces[1].grow(3 * CHUNK_BYTES)
+    with pytest.raises(BlindAIError) as caught:
+        spaces[2].grow(1)
+    assert caught.value.code == "quota.namespace_bytes"
+    spaces[0].release()
+    spaces[2].grow(3 * CHUNK_BYTES)
+    store.close()
+
+
+def test_an_upload_that_is_cut_while_it_is_written_frees_its_file_afterwards(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         writing, go_on = asyncio.Event(), threading.Event()
@@ -201,12 +215,21 @@ def test_an_upload_that_is_cut_while_it_is_written_frees_its_file_afterwards(sto
         finishing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await finishing
+        freed_by: list[threading.Thread] = []
+        delete = draft.stored.delete
+
+        def note_thread() -> None:
+            freed_by.append(threading.current_thread())
+            delete()
+
+        monkeypatch.setattr(draft.stored, "delete", note_thread)
         draft.discard()
         assert not draft.stored._file.closed
         go_on.set()
         async with asyncio.timeout(20):
             while store.space.used:
                 await asyncio.sleep(0.001)
+        assert freed_by == [threading.current_thread()], "what is counted is counted on the event loop"
         assert draft.stored._file.closed
 
     run(store, main())

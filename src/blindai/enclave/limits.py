@@ -57,7 +57,7 @@ class Budget:
         refusal: makes the error for an amount that does not fit, given (wanted, free).
     """
 
-    __slots__ = ("_refusal", "total", "used")
+    __slots__ = ("__weakref__", "_refusal", "total", "used")
 
     def __init__(self, total: int, refusal: Callable[[int, int], BlindAIError]) -> None:
         self.total = total

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from blindai.crypto.stream import (
     KEY_BYTES,
@@ -101,7 +102,8 @@ class Store:
         self.space = Budget(limits.max_store_bytes, _no_space)
         self._limits = limits
         self._folder = folder
-        self._namespaces: dict[str, Budget] = {}
+        # One lasts as long as somebody holds a part of it, be it of no bytes yet.
+        self._namespaces: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._highest_file = _highest_file(limits)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         try:
@@ -119,8 +121,6 @@ class Store:
         Raises:
             QuotaExceeded: `quota.namespace_bytes`, `quota.store`.
         """
-        for name in [name for name, budget in self._namespaces.items() if not budget.used]:
-            del self._namespaces[name]
         budget = self._namespaces.setdefault(namespace, Budget(self._limits.max_namespace_bytes, _no_namespace_space))
         space = Space(Reservation(self.space), Reservation(budget))
         space.grow(size)
@@ -264,7 +264,7 @@ class Draft:
         self._observe = observe
         self._sha256 = hashlib.sha256()
         self._chunk = bytearray()
-        self._writing: Future[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Take the next bytes of the body.
@@ -300,9 +300,10 @@ class Draft:
             self.stored.delete()
 
     async def _flush(self, *, last: bool) -> None:
-        self._writing = self._executor.submit(self._seal, last=last)
+        # On the event loop, which alone counts what is given back.
+        self._writing = asyncio.wrap_future(self._executor.submit(self._seal, last=last))
         # The thread goes on when the client has gone; until then `discard` may not close the file.
-        await asyncio.shield(asyncio.wrap_future(self._writing))
+        await asyncio.shield(self._writing)
 
     def _seal(self, *, last: bool) -> None:
         chunk = self._chunk
