@@ -31,8 +31,9 @@ def test_a_load_fails(conduct: str) -> None:
 def test_a_run_fails_and_the_process_is_ended(conduct: str) -> None:
     async def scene(made: Sandbox) -> None:
         runner = await made.load(Body(b"model"))
+        asked = [one._replace(outputs=("z",)) for one in work(VALUES)] if conduct == "undescribed" else work(VALUES)
         with pytest.raises(InvalidModel) as refused:
-            await runner.run(work(VALUES), seconds=20)
+            await runner.run(asked, seconds=20)
         assert refused.value.code == "model.crashed"
         assert await runner.ended == "model.crashed"
 

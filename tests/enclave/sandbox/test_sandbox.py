@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +20,7 @@ import onnx
 import psutil
 import pytest
 
+import blindai
 from blindai.enclave.config import Runtime, Timeouts
 from blindai.enclave.onnx_file import MAX_VALUES
 from blindai.enclave.runner import Work
@@ -347,3 +352,76 @@ def test_when_the_server_is_killed_nothing_is_left() -> None:
     while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_run_waits_for_a_lane_where_no_more_files_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(made: Sandbox) -> None:
+        runner = await made.load(identity())
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socketpair", no_files)
+            runs = [runner.run(work(np.full((1, 1), number, np.float32)), seconds=20) for number in range(3)]
+            for number, ran in enumerate(await asyncio.gather(*runs)):
+                assert ran.answers[0][0].data == number
+            with pytest.raises(Unavailable) as refused:
+                await made.load(identity())
+        assert refused.value.code == "busy"
+        assert (await made.load(identity())).lanes == 2
+
+    config = msgspec.structs.replace(CONFIG, runtime=Runtime(workers=2))
+    in_sandbox(scene, config)
+
+
+def no_files(*_: object) -> None:
+    raise OSError(errno.EMFILE, "too many open files")
+
+
+def test_a_process_whose_descriptor_is_lost_is_refused_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system drops descriptors that are sent to a process which may open no more."""
+    receive = socket.recv_fds
+
+    def receive_without(*arguments: Any) -> Any:
+        message, descriptors, flags, address = receive(*arguments)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return message, [], flags, address
+
+    async def scene(made: Sandbox) -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        assert made.nursery is not None
+        born = len(psutil.Process(made.nursery.process).children())
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "recv_fds", receive_without)
+            with pytest.raises(Unavailable) as refused:
+                await made.load(identity())
+            assert refused.value.code == "busy"
+            async with asyncio.timeout(20):
+                while len(psutil.Process(made.nursery.process).children()) > born:
+                    await asyncio.sleep(0.01)
+        await (await made.load(identity())).close()
+        assert not failures
+
+    in_sandbox(scene)
+
+
+def test_the_nursery_is_of_the_package_that_the_server_runs(tmp_path: Path) -> None:
+    """Even where it was found through the environment, which is not handed on."""
+    package = Path(blindai.__file__).parent
+    shutil.copytree(package, tmp_path / "blindai", ignore=shutil.ignore_patterns("__pycache__"))
+    copied = tmp_path / "blindai" / "enclave" / "sandbox" / "nursery.py"
+    told = copied.read_text().replace("Ready(self._try_confinement())", 'Ready("this is the copy")')
+    copied.write_text(told)
+    program = """
+import asyncio
+from blindai.enclave.config import EnclaveConfig
+from blindai.enclave.sandbox.sandbox import Sandbox
+from blindai.errors import ConfigurationError
+
+try:
+    asyncio.run(Sandbox(EnclaveConfig()).start())
+except ConfigurationError as error:
+    print(error.message)
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "this is the copy" in ran.stdout

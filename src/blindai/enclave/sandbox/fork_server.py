@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import blindai
 from blindai.enclave.sandbox.confinement import refuse_isolation
 from blindai.enclave.sandbox.messages import Born, Died, Fork, Ready, decode_nursery, encode
 from blindai.errors import Unavailable
@@ -25,7 +27,14 @@ START_SECONDS: Final = 60.0
 """For the nursery to load its libraries; a second or two where the machine has nothing else to do."""
 
 _MESSAGE_BYTES: Final = 4096
-_PROGRAM: Final = ("-I", "-m", "blindai.enclave.sandbox.nursery")
+# Its modules come from where the server's own do, which PYTHONPATH may have said: the environment is not handed on.
+_PROGRAM: Final = """
+import sys
+sys.path[:] = sys.argv[1:-1]
+del sys.argv[1:-1]
+from blindai.enclave.sandbox.nursery import main
+main()
+"""
 
 # All that the nursery gets of an environment. Threads would not be there in the processes forked from it; and an arena
 # of memory for each thread would cost more than lanes gain by it.
@@ -51,13 +60,14 @@ class ForkServer:
     """One run of the nursery. On an event loop.
 
     Args:
-        program: arguments of the interpreter that say what to run; the number of the socket follows them.
+        program: arguments of the interpreter that say what to run; the number of the socket follows them. By default
+            the nursery of this very package.
 
     Attributes:
         ended: whether it has gone, and all processes with it.
     """
 
-    def __init__(self, program: Sequence[str] = _PROGRAM) -> None:
+    def __init__(self, program: Sequence[str] = ()) -> None:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
@@ -67,7 +77,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._program = subprocess.Popen(  # noqa: S603 - this very interpreter, and a module of this package
-                [sys.executable, *program, str(theirs.fileno())],
+                [sys.executable, *(program or _own_program()), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -142,7 +152,9 @@ class ForkServer:
         elif isinstance(said, Born):
             self._begin(said, descriptors)
         else:
-            self._deaths.pop(said.number).set_result(said)
+            died = self._deaths.pop(said.number, None)
+            if died is not None:  # else nobody has heard of it: its descriptor was lost, as no more may be open
+                died.set_result(said)
 
     def _begin(self, born: Born, descriptors: list[int]) -> None:
         future = self._births.pop(born.number)
@@ -176,6 +188,12 @@ class ForkServer:
         self._deaths.clear()
         for died in deaths:
             died.set_result(None)
+
+
+def _own_program() -> list[str]:
+    home = str(Path(blindai.__file__).parents[1])
+    paths = [path for path in sys.path if Path(path).is_absolute()]
+    return ["-I", "-c", _PROGRAM, *([] if home in paths else [home]), *paths]
 
 
 def _ended() -> Unavailable:

@@ -1,4 +1,4 @@
-"""The program from which the process of every model is forked: `python -I -m blindai.enclave.sandbox.nursery N`.
+"""The program from which the process of every model is forked; `fork_server` starts it, with an argument N.
 
 It has loaded what running a model needs, so that a new process is there in milliseconds and shares that memory with all
 others. It was executed anew by the server, so there is nothing of the server's memory in it, and it has one thread, so

@@ -186,8 +186,8 @@ class WorkerProcess:
             run.set_exception(_error(self._reason or self.ended.result()))
         elif self._idle:
             self._begin(self._idle.pop(), run)
-        elif len(self._lanes) < self.lanes:
-            self._begin(self._new_lane(), run)
+        elif (lane := self._another_lane()) is not None:
+            self._begin(lane, run)
         else:
             self._waiting.append(run)
         return run
@@ -276,6 +276,14 @@ class WorkerProcess:
         except (PermissionError, ProcessLookupError):
             return False
         return True
+
+    def _another_lane(self) -> _Lane | None:
+        """A new lane; None where there are as many as may be, or as many files open as the system allows."""
+        if len(self._lanes) == self.lanes:
+            return None
+        with contextlib.suppress(OSError):
+            return self._new_lane()
+        return None
 
     def _new_lane(self) -> _Lane:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -400,7 +408,8 @@ class WorkerProcess:
         declared = {spec.name: spec.datatype for spec in self.description.outputs}
         columns = []
         for head in heads:
-            if head.datatype != declared[head.name]:
+            # What was asked for is what an earlier process has described: this one may have described something else.
+            if head.datatype != declared.get(head.name):
                 raise ProtocolError("it answered with another datatype than it has described")
             columns.append(read_tensor(slot.view, head, run.rows))
         count = max(1, len(run.rows))

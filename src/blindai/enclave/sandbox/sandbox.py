@@ -73,7 +73,12 @@ class Sandbox:
             InvalidModel, QuotaExceeded: as there.
             Unavailable: `busy`, there can be no process now.
         """
-        nursery = await self._running()
+        try:
+            return await self._load(await self._running(), plain, trial)
+        except OSError as error:
+            raise Unavailable("the enclave has too many files open", code="busy", hint="try again soon") from error
+
+    async def _load(self, nursery: ForkServer, plain: Plain, trial: Trial | None) -> WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
