@@ -37,6 +37,9 @@ FLAG: Final = TensorSpec("flag", "BOOL", (-1,))
 TEXT: Final = TensorSpec("text", "BYTES", (-1,))
 HONEST: Final = Description((SPEC,), (SPEC, FLAG, TEXT), "hostile", 1, Trial("onnxruntime", 1, "float32", max_batch=4))
 
+# As of a model that may run beside the server's secrets, whatever the model is.
+BEST: Final = Trial("onnxruntime", 1, "float32", run_us=1.0, bounded=True)
+
 
 def system_call(number: int, *arguments: object) -> None:
     if LIBC.syscall(number, *arguments) < 0:
@@ -267,7 +270,6 @@ LOADS: Final[dict[str, Callable[[Talker], object]]] = {
 RUNS: Final[dict[str, Callable[[Talker], object]]] = {
     "fewer": lambda t: t.answer(X, YES),
     "more": lambda t: t.answer(X, YES, WORD, X),
-    "undescribed": lambda t: t.answer(sized(name="z")),
     "other_order": lambda t: t.answer(YES, X, WORD),
     "other_name": lambda t: t.answer(sized(name="z"), YES, WORD),
     "other_datatype": lambda t: t.answer(sized(datatype="INT32"), YES, WORD),
@@ -300,6 +302,7 @@ CONDUCTS: Final[dict[str, Callable[[Talker], object]]] = {
     **{f"run.{name}": conduct for name, conduct in RUNS.items()},
     "silent": lambda t: time.sleep(1000),
     "deaf": hold_on,
+    "boast": lambda t: t.say(renamed(trial=BEST)),
     "attacks": tell_outcomes,
 }
 
