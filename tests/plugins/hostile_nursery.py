@@ -270,6 +270,7 @@ LOADS: Final[dict[str, Callable[[Talker], object]]] = {
 RUNS: Final[dict[str, Callable[[Talker], object]]] = {
     "fewer": lambda t: t.answer(X, YES),
     "more": lambda t: t.answer(X, YES, WORD, X),
+    "undescribed": lambda t: t.answer(sized(name="z")),
     "other_order": lambda t: t.answer(YES, X, WORD),
     "other_name": lambda t: t.answer(sized(name="z"), YES, WORD),
     "other_datatype": lambda t: t.answer(sized(datatype="INT32"), YES, WORD),
