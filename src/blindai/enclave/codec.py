@@ -49,6 +49,7 @@ class Request(NamedTuple):
         started: when it came, by `time.perf_counter_ns`.
         deadline_ns: when its answer is of no use any more, by the same; 0 for never.
         decode_ns: how long reading it took.
+        header: its JSON where that is short and tensors stand behind it.
     """
 
     message: v2.InferRequest
@@ -58,6 +59,7 @@ class Request(NamedTuple):
     started: int
     deadline_ns: int
     decode_ns: int
+    header: bytes | None = None
 
 
 class Codec:
@@ -90,6 +92,7 @@ class Codec:
             started,
             _deadline_ns(parameters, started),
             time.perf_counter_ns() - began,
+            bytes(body[:header_length]) if header_length is not None and header_length <= v2.MAX_HEADER_BYTES else None,
         )
 
     def encode(self, version: ModelVersion, request: Request, outputs: list[Tensor]) -> tuple[Reply, int]:
@@ -109,8 +112,13 @@ class Codec:
             parameters=receipt and self._receipts.signed(receipt, version, message.inputs, outputs),
             binary=message.binary,
         )
-        headers = _JSON_HEADERS if json_length is None else _BINARY_HEADERS % json_length
-        return Reply(200, headers, buffers), time.perf_counter_ns() - began
+        return _reply(buffers, json_length), time.perf_counter_ns() - began
+
+    def answer(self, version: ModelVersion, outputs: Sequence[Tensor]) -> Reply:
+        """Write the response to a request that wants nothing but all of `outputs` in binary form."""
+        return _reply(
+            *v2.encode_response(outputs, model_name=version.model_name, model_version=version.number, binary=True)
+        )
 
 
 def long_to_read(body: Buffer, header_length: int | None) -> bool:
@@ -143,6 +151,10 @@ def header_length_of(headers: Headers) -> int | None:
             # Two of them joined as HTTP joins fields are no number, and refused as such.
             found = value if found is None else found + b", " + value
     return v2.parse_header_length(found)
+
+
+def _reply(buffers: Sequence[bytes | memoryview], json_length: int | None) -> Reply:
+    return Reply(200, _JSON_HEADERS if json_length is None else _BINARY_HEADERS % json_length, buffers)
 
 
 def _deadline_ns(parameters: Mapping[str, object], started: int) -> int:

@@ -6,7 +6,7 @@ engine sees only what it asked for and every engine refuses alike.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -16,6 +16,8 @@ from blindai.wire.tensor import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from blindai.wire.tensor import Buffer, Tensor
 
@@ -119,6 +121,33 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the model, whoever still refers to this session. No run may be in progress, and none can follow."""
+
+
+class Repetition(Protocol):
+    """Runs a session on inputs that are like others in all but their values."""
+
+    def run(
+        self,
+        inputs: dict[str, NDArray[Any]],
+        outputs: Sequence[str] = (),
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> list[NDArray[Any]]:
+        """As `Session.run`, with arrays in place of tensors, and without looking at their names and shapes.
+
+        Args:
+            inputs: contiguous arrays by name, alike in dtype and shape to those of a run that succeeded.
+            outputs: not looked at: those that the repetition was made for are computed.
+            cancellation: as there.
+        """
+
+
+@runtime_checkable
+class Repeatable(Protocol):
+    """A session that can do without looking at what it was shown to take."""
+
+    def repetition(self, inputs: Sequence[tuple[str, str]], outputs: Sequence[str]) -> Repetition | None:
+        """For inputs of these names and datatypes that it has run; None where it must look at each."""
 
 
 class Engine(Protocol):

@@ -16,11 +16,13 @@ from weakref import WeakKeyDictionary
 from blindai.enclave.codec import Codec, header_length_of, long_to_read, long_to_write
 from blindai.enclave.engine import Signature
 from blindai.enclave.model_version import Times
+from blindai.enclave.prompt import Prompt
 from blindai.enclave.queue import Busy
 from blindai.enclave.reply import Reply
 from blindai.enclave.runner import Work
 from blindai.enclave.scheduler import Scheduler
 from blindai.errors import BlindAIError, QuotaExceeded
+from blindai.wire import v2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,14 +36,15 @@ if TYPE_CHECKING:
     from blindai.enclave.model_version import ModelVersion
     from blindai.enclave.queue import Done
     from blindai.enclave.receipts import Receipts
+    from blindai.enclave.routine import Routine
     from blindai.enclave.run import Counts
     from blindai.enclave.runner import Charge
     from blindai.enclave.scheduler import Models
     from blindai.enclave.thread_runner import RunningThreads
     from blindai.wire.tensor import Buffer, Tensor
 
-# A run on the event loop is cut off here, in seconds, and begun again off it: every other request waits for it.
-_INLINE_PATIENCE: Final = 0.1
+# A run on the event loop is cut off here, in nanoseconds, and begun again off it: every other request waits for it.
+_INLINE_PATIENCE_NS: Final = 100_000_000
 
 # A run on the event loop that takes so many times what counts as quick costs its kind the privilege, for a while.
 _DISAPPOINTMENT: Final = 10
@@ -112,6 +115,12 @@ class Inference:
         started = time.perf_counter_ns()
         try:
             header_length = header_length_of(headers)
+            if header_length is not None and header_length <= v2.MAX_HEADER_BYTES:
+                routine = version.routines.get(bytes(body[:header_length]))
+                if routine is not None and routine.size == len(body) - header_length:
+                    reply = self._repeat(version, routine, body, charge, started=started)
+                    if reply is not None:
+                        return reply
             if long_to_read(body, header_length):
                 return self._read(version, header_length, body, charge, started=started)
             return self._answer(version, self._codec.decode(body, header_length, started), charge)
@@ -173,10 +182,47 @@ class Inference:
         wanted = request.message.outputs
         self._check(version, request.inputs, wanted)
         done = self._scheduler.submit(version, Work(request.inputs, wanted, charge), deadline_ns=request.deadline_ns)
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(partial(self._done, _Pending(version, request, answer)))
-        answer.add_done_callback(partial(_drop, done))
+        answer: Prompt[Reply] = Prompt(loop=done.get_loop())
+        answer.dropped = done.cancel
+        done.listen(partial(self._done, _Pending(version, request, answer)))
         return answer
+
+    def _repeat(
+        self, version: ModelVersion, routine: Routine, body: Buffer, charge: Charge | None, *, started: int
+    ) -> Reply | None:
+        """As `_run_inline`, for what is known in all but the values of its tensors; None where it may not run so."""
+        loaded, record = version.loaded, routine.record
+        if loaded is None or loaded.session is not routine.session or not record.below(self._inline_ns):
+            return None
+        version.touch()
+        inputs = routine.layout.arrays(body, len(body) - routine.size)
+        cancellation = routine.session.cancellation()
+        began = time.perf_counter_ns()
+        self._watchdog.inline = (cancellation, began + _INLINE_PATIENCE_NS)
+        try:
+            if charge is None:
+                outputs = routine.repetition.run(inputs, cancellation=cancellation)
+            else:
+                outputs = charge.guard(routine.repetition.run, inputs, cancellation=cancellation)
+        except QuotaExceeded as error:
+            if error.code != "quota.run_time":
+                raise
+            record.disappointed()
+            return None
+        finally:
+            self._watchdog.inline = None
+        ended = time.perf_counter_ns()
+        record.note(ended - began, self._inline_ns)
+        if ended - began > self._inline_ns * _DISAPPOINTMENT:
+            record.disappointed()
+        reply = routine.answer(outputs) or self._codec.answer(version, routine.tensors(outputs))
+        if charge is not None:
+            charge.settle(failed=False)
+        written = time.perf_counter_ns()
+        version.statistics.repeated(began - started, ended - began, written - ended)
+        if self._metrics is not None:
+            self._metrics.ran(written - started, inline=True)
+        return reply
 
     def _run_inline(
         self, version: ModelVersion, session: Session, request: Request, charge: Charge | None
@@ -187,7 +233,7 @@ class Inference:
         runnable = charge or session
         cancellation = runnable.cancellation()
         began = time.perf_counter_ns()
-        self._watchdog.watch(cancellation, _INLINE_PATIENCE)
+        self._watchdog.inline = (cancellation, began + _INLINE_PATIENCE_NS)
         try:
             outputs = runnable.run(request.inputs, request.message.outputs, cancellation=cancellation)
         except QuotaExceeded as error:
@@ -196,13 +242,15 @@ class Inference:
             pace.disappointed(kind)
             return None
         finally:
-            self._watchdog.release(cancellation)
+            self._watchdog.inline = None
             version.end_run()
         engine_ns = time.perf_counter_ns() - began
         pace.note(kind, engine_ns, self._inline_ns)
         if engine_ns > self._inline_ns * _DISAPPOINTMENT:
             pace.disappointed(kind)
         reply, encode_ns = self._codec.encode(version, request, outputs)
+        if request.header is not None:
+            version.routines.learn(request.header, session, pace.record(kind), outputs=outputs, reply=reply)
         if charge is not None:
             charge.settle(failed=False)
         self._succeeded(version, Times(0, request.decode_ns, engine_ns, encode_ns), inline=True)
@@ -282,8 +330,3 @@ class Inference:
         version.statistics.failed(time.perf_counter_ns() - started)
         if self._metrics is not None:
             self._metrics.failed(error.code if isinstance(error, BlindAIError) else "internal")
-
-
-def _drop(done: asyncio.Future[Done], answer: asyncio.Future[Reply]) -> None:
-    if answer.cancelled():
-        done.cancel()

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from blindai.enclave.pace import Pace
+from blindai.enclave.routine import Routines
 from blindai.errors import ModelNotFound
 
 if TYPE_CHECKING:
@@ -88,55 +89,70 @@ class Batches:
         self.engine_ns = 0
         self.encode_ns = 0
 
+    def add(self, decode_ns: int, engine_ns: int, encode_ns: int) -> None:
+        """Count a request."""
+        self.requests += 1
+        self.decode_ns += decode_ns
+        self.engine_ns += engine_ns
+        self.encode_ns += encode_ns
+
 
 class Statistics:
     """What `/stats` tells of one version: counts, and nanoseconds summed over them.
 
     Attributes:
         batches: by the number of requests that one run answered.
+        single: those of one request, which are among them once there are some.
+        last_ns: when the last request was answered, by the clock on the wall.
     """
 
-    __slots__ = (
-        "batches",
-        "decode_ns",
-        "encode_ns",
-        "engine_ns",
-        "failures",
-        "failures_ns",
-        "last_ms",
-        "queue_ns",
-        "successes",
-        "successes_ns",
-    )
+    __slots__ = ("batches", "failures", "failures_ns", "last_ns", "queue_ns", "single")
 
     def __init__(self) -> None:
-        self.successes = 0
-        self.successes_ns = 0
         self.failures = 0
         self.failures_ns = 0
         self.queue_ns = 0
-        self.decode_ns = 0
-        self.engine_ns = 0
-        self.encode_ns = 0
-        self.last_ms = 0
+        self.last_ns = 0
+        self.single = Batches()
         self.batches: dict[int, Batches] = {}
+
+    @property
+    def successes(self) -> int:
+        return sum(batches.requests for batches in self.batches.values())
+
+    @property
+    def successes_ns(self) -> int:
+        return self.queue_ns + self.decode_ns + self.engine_ns + self.encode_ns
+
+    @property
+    def decode_ns(self) -> int:
+        return sum(batches.decode_ns for batches in self.batches.values())
+
+    @property
+    def engine_ns(self) -> int:
+        return sum(batches.engine_ns for batches in self.batches.values())
+
+    @property
+    def encode_ns(self) -> int:
+        return sum(batches.encode_ns for batches in self.batches.values())
+
+    @property
+    def last_ms(self) -> int:
+        return self.last_ns // 1_000_000
 
     def succeeded(self, times: Times, *, requests: int = 1) -> None:
         """Count a request that was answered, by a run of so many requests."""
         batches = self.batches.get(requests)
         if batches is None:
-            batches = self.batches[requests] = Batches()
-        batches.requests += 1
-        batches.decode_ns += times.decode_ns
-        batches.engine_ns += times.engine_ns
-        batches.encode_ns += times.encode_ns
-        self.successes += 1
-        self.successes_ns += times.queue_ns + times.busy_ns
+            batches = self.batches[requests] = self.single if requests == 1 else Batches()
+        batches.add(times.decode_ns, times.engine_ns, times.encode_ns)
         self.queue_ns += times.queue_ns
-        self.decode_ns += times.decode_ns
-        self.engine_ns += times.engine_ns
-        self.encode_ns += times.encode_ns
-        self.last_ms = time.time_ns() // 1_000_000
+        self.last_ns = time.time_ns()
+
+    def repeated(self, decode_ns: int, engine_ns: int, encode_ns: int) -> None:
+        """As `succeeded`, for a request that did not wait and was like one that has succeeded."""
+        self.single.add(decode_ns, engine_ns, encode_ns)
+        self.last_ns = time.time_ns()
 
     def failed(self, ns: int) -> None:
         """Count a run that failed after `ns`."""
@@ -163,6 +179,7 @@ class ModelVersion:
         lock: held while it is loaded, unloaded or deleted.
         bringing: the load that requests wait for.
         peak: the most bytes that it was seen to hold in memory.
+        routines: requests that come again and again; see `routine`.
     """
 
     def __init__(
@@ -196,6 +213,7 @@ class ModelVersion:
         self.lock = asyncio.Lock()
         self.bringing: asyncio.Task[Loaded] | None = None
         self.peak = 0
+        self.routines = Routines()
         self._memory = memory
         self._order = memory.order
         self._claim: Claim | None = None
@@ -207,17 +225,25 @@ class ModelVersion:
         """What runs in the server's own process, if anything does."""
         return None if self.loaded is None else self.loaded.session
 
-    def begin_run(self) -> None:
-        """Keep the version in memory for one request, from now on or from when it was brought; `end_run` must follow.
+    def touch(self) -> None:
+        """Something runs now, on the event loop, where nothing can take the version out of memory before it has ended.
 
         Raises:
             ModelNotFound: `model.not_loaded`.
         """
         if self.state is not State.READY:
             raise self.not_loaded()
-        self.runs += 1
         if self in self._order:
             self._order.move_to_end(self)
+
+    def begin_run(self) -> None:
+        """Keep the version in memory for one request, from now on or from when it was brought; `end_run` must follow.
+
+        Raises:
+            ModelNotFound: `model.not_loaded`.
+        """
+        self.touch()
+        self.runs += 1
 
     def end_run(self) -> None:
         """The request has come to its end."""
@@ -260,6 +286,7 @@ class ModelVersion:
         if loaded is None or claim is None:
             raise AssertionError("only what is in memory can leave it")
         self.loaded = self._claim = None
+        self.routines.clear()
         self._order.pop(self, None)
         return claim, loaded.close()
 

@@ -36,12 +36,41 @@ def kind_of(request: InferRequest) -> Kind:
     return tuple((tensor.name, tensor.datatype, tensor.data.shape) for tensor in inputs), request.outputs
 
 
-class _Record:
-    __slots__ = ("estimate", "trials", "trials_left")
+class Record:
+    """What is known of the runs of one kind.
+
+    Attributes:
+        estimate: nanoseconds of one.
+        trials_left: runs in a row that must be quick before one is trusted.
+        trials: of them, the next time that they are needed.
+        recent: one has run of which the order of `Pace` says nothing.
+        forgotten: it is not known any more; another record may be.
+    """
+
+    __slots__ = ("estimate", "forgotten", "recent", "trials", "trials_left")
 
     def __init__(self) -> None:
         self.estimate = 0.0
         self.trials = self.trials_left = _TRIALS
+        self.recent = False
+        self.forgotten = False
+
+    def below(self, limit_ns: int) -> bool:
+        """Whether runs are known to take less than `limit_ns`."""
+        return not self.trials_left and self.estimate < limit_ns and not self.forgotten
+
+    def note(self, ns: int, limit_ns: int) -> None:
+        """Learn from a run that took `ns`; to be trusted below `limit_ns`, each of several in a row must."""
+        self.recent = True
+        if self.trials_left:
+            self.trials_left = self.trials_left - 1 if ns < limit_ns else self.trials
+            self.estimate = ns
+        else:
+            self.estimate += (ns - self.estimate) * _WEIGHT
+
+    def disappointed(self) -> None:
+        """Learn that a run trusted to be quick was not."""
+        self.trials = self.trials_left = min(self.trials * 2, _MOST_TRIALS)
 
 
 class Pace:
@@ -53,30 +82,43 @@ class Pace:
     __slots__ = ("_records",)
 
     def __init__(self) -> None:
-        self._records: OrderedDict[Kind, _Record] = OrderedDict()
+        self._records: OrderedDict[Kind, Record] = OrderedDict()
+
+    def record(self, kind: Kind) -> Record | None:
+        """What is known of this kind."""
+        return self._records.get(kind)
 
     def below(self, kind: Kind, limit_ns: int) -> bool:
         """Whether runs of this kind are known to take less than `limit_ns`."""
         record = self._records.get(kind)
-        return record is not None and not record.trials_left and record.estimate < limit_ns
+        return record is not None and record.below(limit_ns)
 
     def note(self, kind: Kind, ns: int, limit_ns: int) -> None:
-        """Learn from a run that took `ns`; to be trusted below `limit_ns`, each of several in a row must."""
+        """As `Record.note`, for a run of this kind."""
         record = self._records.get(kind)
         if record is None:
-            record = self._records[kind] = _Record()
-            if len(self._records) > _MOST_KINDS:
-                self._records.popitem(last=False)
+            if len(self._records) >= _MOST_KINDS:
+                self._forget_one()
+            record = self._records[kind] = Record()
         else:
             self._records.move_to_end(kind)
-        if record.trials_left:
-            record.trials_left = record.trials_left - 1 if ns < limit_ns else record.trials
-            record.estimate = ns
-        else:
-            record.estimate += (ns - record.estimate) * _WEIGHT
+        record.note(ns, limit_ns)
+        record.recent = False  # its place in the order says that
 
     def disappointed(self, kind: Kind) -> None:
-        """Learn that a run trusted to be quick was not."""
+        """As `Record.disappointed`, for this kind."""
         record = self._records.get(kind)
         if record is not None:
-            record.trials = record.trials_left = min(record.trials * 2, _MOST_TRIALS)
+            record.disappointed()
+
+    def _forget_one(self) -> None:
+        # Who holds a record notes runs in it alone, so what was used has its place at the end restored first.
+        for _ in range(_MOST_KINDS):
+            kind, record = self._records.popitem(last=False)
+            if not record.recent:
+                break
+            record.recent = False
+            self._records[kind] = record
+        else:
+            kind, record = self._records.popitem(last=False)
+        record.forgotten = True

@@ -5,7 +5,7 @@ The scheduler decides which requests run when, and together with which; a runner
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from blindai.enclave.description import Description, Trial
     from blindai.enclave.engine import Cancellation
     from blindai.wire.tensor import Tensor
+
+T = TypeVar("T")
 
 
 class Runnable(Protocol):
@@ -31,6 +33,16 @@ class Runnable(Protocol):
 
 class Charge(Runnable, Protocol):
     """What one request costs somebody, reserved already: a guard before the session that notes whether it ran."""
+
+    def guard(
+        self,
+        run: Callable[..., list[T]],
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str] = (),
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> list[T]:
+        """As `run`, with the `run` of something that the session has made in place of its own."""
 
     def settle(self, *, failed: bool) -> None:
         """The request has come to its end. Called once, on the event loop."""

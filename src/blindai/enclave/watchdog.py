@@ -14,9 +14,15 @@ _PERIOD_SECONDS: Final = 0.02
 
 
 class Watchdog:
-    """Watches runs and cancels those past their deadline."""
+    """Watches runs and cancels those past their deadline.
+
+    Attributes:
+        inline: the run on the event loop, where there is one, and its deadline by `time.perf_counter_ns`. There is one
+            at most, and it is set without a call: a small model runs in the time of a few.
+    """
 
     def __init__(self) -> None:
+        self.inline: tuple[Cancellation, int] | None = None
         self._runs: dict[Cancellation, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -37,6 +43,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(_PERIOD_SECONDS):
+            inline = self.inline
+            if inline is not None and time.perf_counter_ns() > inline[1]:
+                inline[0].cancel()
             now = time.monotonic()
             for cancellation, deadline in self._runs.copy().items():
                 if now > deadline:

@@ -68,12 +68,14 @@ class Layout:
 
     Attributes:
         size: bytes of binary data.
+        names: of the tensors, and their datatypes.
     """
 
-    __slots__ = ("_places", "size")
+    __slots__ = ("_places", "names", "size")
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.size = 0
+        self.names = [(tensor.name, tensor.datatype) for tensor in tensors]
         self._places: list[_Place] = []
         for tensor in tensors:
             self._places.append(_Place(tensor.name, tensor.datatype, tensor.data.dtype, tensor.data.shape, self.size))
@@ -87,6 +89,12 @@ class Layout:
                 for name, datatype, dtype, shape, offset in self._places
             ]
         )
+
+    def arrays(self, body: Buffer, position: int) -> dict[str, np.ndarray[Any, Any]]:
+        """As `tensors`, but the arrays alone, by name."""
+        return {
+            name: np.ndarray(shape, dtype, body, position + offset) for name, _, dtype, shape, offset in self._places
+        }
 
 
 def has_layout(tensors: Sequence[Tensor]) -> bool:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADER_LENGTH",
+    "MAX_HEADER_BYTES",
     "MAX_JSON_BYTES",
     "MAX_TENSORS",
     "InferRequest",
@@ -51,6 +52,7 @@ __all__ = [
     "decode_response",
     "encode_request",
     "encode_response",
+    "known_request",
     "parse_header_length",
 ]
 
@@ -226,6 +228,11 @@ def decode_request(body: Buffer, header_length: int | None = None, *, limits: Li
             msgspec.structs.replace(request, inputs=(), parameters=dict(request.parameters)),
         )
     return request
+
+
+def known_request(header: bytes) -> tuple[Layout, InferRequest] | None:
+    """Where the tensors of requests with this JSON are, and the request without them; None where that is not kept."""
+    return _read_requests.get(header)
 
 
 def encode_request(

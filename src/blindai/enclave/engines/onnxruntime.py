@@ -53,6 +53,9 @@ _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(string)": "BYTES",
 }
 
+# Datatypes of which its arrays are others than those of a tensor.
+_CONVERTED: Final = frozenset({"BF16", "BYTES"})
+
 # What its binding raises: a class for each of its status codes, ValueError and RuntimeError for what pybind11 sees.
 _ERRORS: Final = (
     native.EngineError,
@@ -200,7 +203,7 @@ class OnnxRuntimeSession:
             hint = "cast the outputs to float32 in the model"
             raise InvalidModel(message, code="model.unsupported_type", hint=hint)
         # Which outputs come back as an array that is already what a tensor of theirs holds.
-        self._converted = frozenset(spec.name for spec in self.outputs if spec.datatype in {"BF16", "BYTES"})
+        self._converted = frozenset(spec.name for spec in self.outputs if spec.datatype in _CONVERTED)
 
     def cancellation(self) -> OnnxRuntimeCancellation:
         try:
@@ -224,11 +227,26 @@ class OnnxRuntimeSession:
         signature.check_inputs(inputs)
         names = signature.select_outputs(outputs)
         feeds = {name: _to_native(tensor) for name, tensor in inputs.items()}
+        results = self.run_checked(names, feeds, cancellation)
+        return [
+            Tensor(name, signature.output(name).datatype, _from_native(result) if name in self._converted else result)
+            for name, result in zip(names, results, strict=True)
+        ]
+
+    def repetition(self, inputs: Sequence[tuple[str, str]], outputs: Sequence[str]) -> OnnxRuntimeRepetition | None:
+        """As `engine.Repeatable.repetition`."""
+        names = self._signature.select_outputs(outputs)
+        if not self._converted.isdisjoint(names) or any(datatype in _CONVERTED for _, datatype in inputs):
+            return None
+        return OnnxRuntimeRepetition(self, names)
+
+    def run_checked(self, names: list[str], feeds: Mapping[str, Any], cancellation: Cancellation | None) -> list[Any]:
+        """Run on what ONNX Runtime takes, and return what it gives: these outputs."""
         switch = cancellation if isinstance(cancellation, OnnxRuntimeCancellation) else None
         options = switch and switch.options
         try:
-            if self._bfloat16.isdisjoint(names):
-                results = self._native.run(names, feeds, options)
+            if not self._bfloat16 or self._bfloat16.isdisjoint(names):
+                results: list[Any] = self._native.run(names, feeds, options)
             else:
                 results = self._run_with_ort_values(names, feeds, options)
         except UnicodeDecodeError:
@@ -243,10 +261,7 @@ class OnnxRuntimeSession:
                 switch.options = None
                 if not switch.cancelled:
                     self._spare.append(options)
-        return [
-            Tensor(name, signature.output(name).datatype, _from_native(result) if name in self._converted else result)
-            for name, result in zip(names, results, strict=True)
-        ]
+        return results
 
     def _run_with_ort_values(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[Any]:
         """Runs with values instead of arrays: NumPy has no bfloat16, so the binding cannot make an array of one."""
@@ -256,6 +271,33 @@ class OnnxRuntimeSession:
         }
         values = self._session.run_with_ort_values(names, held, options)
         return [value if value.element_type() == _BFLOAT16 else value.numpy() for value in values]
+
+
+class OnnxRuntimeRepetition:
+    """Runs a session again; see `engine.Repetition`.
+
+    Args:
+        session: what runs.
+        outputs: what is computed.
+    """
+
+    __slots__ = ("_outputs", "_session")
+
+    def __init__(self, session: OnnxRuntimeSession, outputs: list[str]) -> None:
+        self._session = session
+        self._outputs = outputs
+
+    def run(
+        self,
+        inputs: dict[str, NDArray[Any]],
+        outputs: Sequence[str] = (),
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> list[NDArray[Any]]:
+        for name, data in inputs.items():
+            if not data.flags.aligned:
+                inputs[name] = data.copy()  # as `_to_native`
+        return self._session.run_checked(self._outputs, inputs, cancellation)
 
 
 def _specs(

@@ -7,7 +7,7 @@ may start is asked once more where it starts, in whatever thread that is: it may
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.tokens import AUTHORIZATION
@@ -32,6 +32,8 @@ PATIENCE_SECONDS: Final = 2.0
 
 # Headers whose account is remembered until the next grant. A consumer has one or two tokens.
 _MAX_ACCOUNTS: Final = 4096
+
+T = TypeVar("T")
 
 
 class Custodian(Protocol):
@@ -232,6 +234,17 @@ class Charge:
         Raises:
             LeaseStopped, LeaseExpired: `lease.*`.
         """
+        return self.guard(self._session.run, inputs, outputs, cancellation=cancellation)
+
+    def guard(
+        self,
+        run: Callable[..., list[T]],
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str] = (),
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> list[T]:
+        """As `runner.Charge.guard`."""
         gate = self._gate
         running = gate.running
         executed_before = self._executed
@@ -242,7 +255,7 @@ class Charge:
             if elapsed_ns() >= gate.until_ns:
                 raise gate.refusal()
             self._executed = True
-            return self._session.run(inputs, outputs, cancellation=cancellation)
+            return run(inputs, outputs, cancellation=cancellation)
         except InvalidInput as error:
             # Every other refusal of an input comes before the model runs.
             self._executed = executed_before or error.code == "input.run"
