@@ -157,9 +157,12 @@ class ProtocolError(Exception):
 
 
 _RUNTIME: Final[Mapping[str, type[BlindAIError]]] = {
+    "quota.load_time": QuotaExceeded,
+    "quota.model_size": QuotaExceeded,
     "quota.run_memory": QuotaExceeded,
     "quota.run_time": QuotaExceeded,
-    "quota.model_size": QuotaExceeded,
+    "quota.text_size": QuotaExceeded,
+    "quota.texts": QuotaExceeded,
     "input.bytes": InvalidInput,
     "input.datatype": InvalidInput,
     "input.missing": InvalidInput,
@@ -167,14 +170,15 @@ _RUNTIME: Final[Mapping[str, type[BlindAIError]]] = {
     "input.run": InvalidInput,
     "input.shape": InvalidInput,
     "input.size": InvalidInput,
+    "input.text": InvalidInput,
     "input.too_long": InvalidInput,
     "input.unsupported": InvalidInput,
     "input.value": InvalidInput,
 }
 _MODEL: Final = (
     "bundle", "damaged", "empty", "external_data_missing", "external_data_nested", "external_data_path", "invalid",
-    "not_onnx", "op_domain", "run", "task_file", "tokenizer", "too_complex", "truncated", "unsupported_operator",
-    "unsupported_type",
+    "not_onnx", "op_domain", "run", "task_file", "text_unsupported", "tokenizer", "too_complex", "truncated",
+    "unsupported_operator", "unsupported_type",
 )  # fmt: skip
 
 REFUSALS: Final[Mapping[str, type[BlindAIError]]] = {**_RUNTIME, **{f"model.{word}": InvalidModel for word in _MODEL}}
