@@ -11,17 +11,31 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
 import blindai
+import text_models
 from attested_speaker import AttestedSpeaker, Speech, read_request
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.channel.keyset import PrivateKeyset
+from blindai.client.connection import Connection
 from blindai.demo.impostor import Impostor
-from blindai.errors import AttestationError, ConfigurationError, ModelNotFound, QuotaExceeded, Unavailable
+from blindai.enclave.config import EnclaveConfig, Limits
+from blindai.errors import (
+    AttestationError,
+    BlindAIError,
+    ConfigurationError,
+    InvalidInput,
+    ModelNotFound,
+    QuotaExceeded,
+    Unavailable,
+)
+from blindai.wire.openai import error_body
+from enclave_server import RunningServer
 
 Start = Callable[[Speech], AttestedSpeaker]
 
@@ -51,7 +65,7 @@ def answers(*given: tuple[int, Any], headers: bytes = b"") -> Speech:
 
 
 MODELS = {"object": "list", "data": [{"id": "acme/minilm", "object": "model", "created": 1, "owned_by": "acme"}]}
-NOT_FOUND = {"error": "there is no such model", "code": "model.not_found", "hint": "look at /v1/models"}
+NOT_FOUND = ModelNotFound("there is no such model", code="model.not_found", hint="look at /v1/models")
 
 
 def event(text: str) -> bytes:
@@ -154,7 +168,7 @@ class TestErrors:
         assert (impostor.gate_requests, impostor.application_bytes) == (1, 0)
 
     def test_a_refusal_of_the_server_is_of_both_families(self, start: Start, policy: Policy) -> None:
-        speaker = start(answers((404, NOT_FOUND)))
+        speaker = start(answers((404, json.loads(error_body(NOT_FOUND)))))
         with blindai.openai_client(speaker.address, policy=policy) as client:
             with pytest.raises(ModelNotFound) as caught:
                 client.models.retrieve("acme/none")
@@ -227,3 +241,99 @@ class TestErrors:
         )
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
         assert ended.stdout == "configuration.openai_missing pip install 'blindai[openai]'\n"
+
+
+MODEL = "acme/minilm"
+TEXTS = ["the patient is well", "no fever", "the patient has no fever and is well"]
+
+REFUSALS: list[tuple[dict[str, Any], type[BlindAIError], type[openai.APIStatusError], str, str, str | None]] = [
+    ({"model": "acme/none"}, ModelNotFound, openai.NotFoundError, "model.not_found", "is not here", "model"),
+    ({"model": "minilm"}, InvalidInput, openai.BadRequestError, "model.id", "not the id of a model", "model"),
+    ({"model": "acme/adder"}, InvalidInput, openai.ConflictError, "model.task", "makes no vectors of text", "model"),
+    ({"input": [[1, 2]]}, InvalidInput, openai.BadRequestError, "input.tokens", "token ids", "input"),
+    ({"input": {"a": "b"}}, InvalidInput, openai.BadRequestError, "input.message", "Expected `str | array`", None),
+    ({"input": ["a"] * 2049}, QuotaExceeded, openai.APIStatusError, "quota.texts", "2048", "input"),
+    ({"input": "a" * (1 << 18)}, QuotaExceeded, openai.APIStatusError, "quota.body", "the body of a request", None),
+    (
+        {"extra_headers": {"Content-Encoding": "gzip"}},
+        InvalidInput,
+        openai.APIStatusError,
+        "http.content_encoding",
+        "compressed bodies",
+        None,
+    ),
+    (
+        {"extra_headers": {"X-Long": "x" * 20_000}},
+        InvalidInput,
+        openai.APIStatusError,
+        "http.headers_too_large",
+        "headers",
+        None,
+    ),
+]
+"""What is asked, and what comes of it: in our family, in theirs, code, words, and the member that was wrong."""
+
+
+@pytest.fixture(scope="module")
+def embedder(start_enclave: Callable[..., RunningServer], policy: Policy, adder: bytes) -> RunningServer:
+    """An enclave with a model that embeds text, and one that takes none; its models run in confined processes."""
+    server = start_enclave(EnclaveConfig(limits=Limits(max_body_bytes=1 << 18)))
+    with Connection(f"https://127.0.0.1:{server.port}", policy=policy) as connection:
+        files = text_models.files()
+        connection.upload_model(
+            text_models.model(),
+            model_id=MODEL,
+            tokenizer=files["tokenizer.json"],
+            task={"task": "embed", "max_tokens": 32},
+        )
+        connection.upload_model(adder, model_id="acme/adder")
+    return server
+
+
+class TestAnEnclave:
+    def test_vectors(self, embedder: RunningServer, policy: Policy) -> None:
+        with blindai.openai_client(f"https://127.0.0.1:{embedder.port}", policy=policy) as client:
+            answer = client.embeddings.create(model=MODEL, input=TEXTS)
+        vectors = np.array([one.embedding for one in answer.data], np.float32)
+        assert vectors.tobytes() == text_models.session().run(text_models.inputs(TEXTS))[0].data.tobytes()
+
+    @pytest.mark.parametrize(("asked", "ours", "theirs", "code", "words", "param"), REFUSALS)
+    def test_refusals(
+        self,
+        embedder: RunningServer,
+        policy: Policy,
+        asked: dict[str, Any],
+        ours: type[BlindAIError],
+        theirs: type[openai.APIStatusError],
+        code: str,
+        words: str,
+        param: str | None,
+    ) -> None:
+        request: dict[str, Any] = {"model": MODEL, "input": "well", **asked}
+        address = f"https://127.0.0.1:{embedder.port}"
+
+        async def ask() -> None:
+            async with blindai.async_openai_client(address, policy=policy, max_retries=0) as client:
+                await client.embeddings.create(**request)
+
+        with blindai.openai_client(address, policy=policy, max_retries=0) as client:
+            with pytest.raises(ours) as first:
+                client.embeddings.create(**request)
+            # The same client, on a connection that the refusal may have ended.
+            assert client.embeddings.create(model=MODEL, input="well").data
+        with pytest.raises(ours) as second:
+            asyncio.run(ask())
+        for caught in (first, second):
+            error: Any = caught.value
+            assert isinstance(error, theirs)
+            assert (error.code, error.param) == (code, param)
+            assert words in error.message
+            assert f"[{code}]" in str(error)
+
+    def test_hints_arrive(self, embedder: RunningServer, policy: Policy) -> None:
+        with blindai.openai_client(f"https://127.0.0.1:{embedder.port}", policy=policy) as client:
+            with pytest.raises(InvalidInput) as caught:
+                client.embeddings.create(model=MODEL, input=[[1]])
+            assert "LangChain" in caught.value.hint
+            with pytest.raises(ModelNotFound):
+                client.models.retrieve("acme/none")

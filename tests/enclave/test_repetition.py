@@ -253,17 +253,17 @@ def test_a_known_head_whose_body_never_ends_gives_its_memory_back() -> None:
 )
 def test_unusual_heads_are_not_remembered(head: bytes) -> None:
     headers = [(b"expect", b"100-continue")] if b"Expect" in head else []
-    exchange = DirectExchange(Echo()._now, headers, 3, expect_continue=False, keep_alive=True)
+    exchange = DirectExchange(Echo()._now, b"/now", headers, 3, expect_continue=False, keep_alive=True)
     exchange.received = 3
-    assert known_head(head + b"abc", b"/now", exchange) is None
+    assert known_head(head + b"abc", exchange) is None
 
 
 def test_a_head_is_remembered_only_where_the_parser_saw_it_end_there() -> None:
     head = request("/now", b"")
-    exchange = DirectExchange(Echo()._now, (), 3, expect_continue=False, keep_alive=True)
+    exchange = DirectExchange(Echo()._now, b"/now", (), 3, expect_continue=False, keep_alive=True)
     exchange.received = 3
-    known = known_head(head + b"abc", b"/now", exchange)
+    known = known_head(head + b"abc", exchange)
     assert known is not None
     assert (known.head, known.length) == (head, 3)
     exchange.received = 2
-    assert known_head(head + b"abc", b"/now", exchange) is None
+    assert known_head(head + b"abc", exchange) is None

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from blindai.attestation.policy import Policy
 from blindai.errors import BlindAIError, ConfigurationError
-from blindai.wire.problems import error_from
+from blindai.wire.openai import error_from
 
 try:
     import httpx2

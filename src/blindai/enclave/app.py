@@ -22,13 +22,12 @@ from blindai.enclave.model_version import not_found
 from blindai.enclave.openai import EMBEDDINGS, OpenAI, plain_path
 from blindai.enclave.opening import Opened, OpeningSettings, open_model
 from blindai.enclave.receipts import Receipts
-from blindai.enclave.reply import problem_headers
+from blindai.enclave.reply import problem_content, problem_headers
 from blindai.enclave.repository import Repository
 from blindai.enclave.thread_runner import RunningThreads, ThreadLoader
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
 from blindai.wire.openai import PREFIX as OPENAI_PREFIX
-from blindai.wire.openai import error_body as openai_error_body
-from blindai.wire.problems import problem_body, status_of
+from blindai.wire.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,7 +230,7 @@ class Application:
             check_path(plain_path(scope["raw_path"]))
             _check_accept(scope["path"], scope["headers"])
         except InvalidInput as error:
-            await self._refusal(scope["path"], error)(*starlette)
+            await self._refusal(scope["raw_path"], error)(*starlette)
             return
         await self._asgi(*starlette)
 
@@ -273,17 +272,17 @@ class Application:
     async def _on_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, BlindAIError):
             raise error
-        return self._refusal(request.scope["path"], error)
+        return self._refusal(request.scope["raw_path"], error)
 
     async def _on_routing_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
             return self._refusal(
-                request.scope["path"], InvalidInput("there is nothing at this address", code="http.not_found")
+                request.scope["raw_path"], InvalidInput("there is nothing at this address", code="http.not_found")
             )
         response = self._refusal(
-            request.scope["path"], InvalidInput("this address takes another method", code="http.method")
+            request.scope["raw_path"], InvalidInput("this address takes another method", code="http.method")
         )
         response.headers["allow"] = ", ".join(
             sorted(
@@ -295,11 +294,9 @@ class Application:
         )
         return response
 
-    def _refusal(self, path: str, error: BlindAIError) -> Response:
-        """The response to `error`, in the form of the interface that `path` is of."""
+    def _refusal(self, path: bytes, error: BlindAIError) -> Response:
         self.metrics.refused(error.code)
-        body = openai_error_body(error) if path.startswith(OPENAI_PREFIX) else problem_body(error)
-        response = Response(body, status_code=status_of(error))
+        response = Response(problem_content(error, path), status_code=status_of(error))
         response.raw_headers.extend(problem_headers(error))
         return response
 

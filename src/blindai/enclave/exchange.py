@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from blindai.enclave.limits import MAX_DRAINED_BYTES, Budget
-from blindai.enclave.reply import Reply, incident, problem_headers
-from blindai.wire.problems import problem_body, status_of
+from blindai.enclave.reply import Reply, incident, problem_content, problem_headers
+from blindai.wire.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +53,7 @@ class DirectExchange:
     Attributes:
         handler: what answers it when its body is complete.
         reply: the answer instead, where it was known before the body was read.
+        target: of the request.
         headers: the request's headers.
         length: the body's length; None where it comes in chunks.
         received, more_body: how much of the body has come, and whether more is to come.
@@ -78,11 +79,19 @@ class DirectExchange:
         "reply",
         "reserved",
         "response_complete",
+        "target",
         "waiting_for_100_continue",
     )
 
     def __init__(
-        self, handler: Handler | Reply, headers: Headers, length: int | None, *, expect_continue: bool, keep_alive: bool
+        self,
+        handler: Handler | Reply,
+        target: bytes,
+        headers: Headers,
+        length: int | None,
+        *,
+        expect_continue: bool,
+        keep_alive: bool,
     ) -> None:
         self.handler: Handler | None
         self.reply: Reply | None
@@ -90,6 +99,7 @@ class DirectExchange:
             self.handler, self.reply = None, handler
         else:
             self.handler, self.reply = handler, None
+        self.target = target
         self.headers = headers
         self.length = length
         self.received = 0
@@ -117,7 +127,7 @@ class AsgiExchange(RequestResponseCycle):
     """A request passed through ASGI, with uvicorn's framing of the response.
 
     Attributes:
-        length, received: as in `DirectExchange`.
+        target, length, received: as in `DirectExchange`.
     """
 
     def __init__(
@@ -143,6 +153,7 @@ class AsgiExchange(RequestResponseCycle):
             keep_alive=keep_alive,
             on_response=protocol.on_response_complete,
         )
+        self.target: bytes = scope["raw_path"]
         self.length = length
         self.received = 0
 
@@ -177,7 +188,7 @@ class AsgiExchange(RequestResponseCycle):
         await super().send(message)
 
     async def _send_problem(self, error: BlindAIError) -> None:
-        body = problem_body(error)
+        body = problem_content(error, self.target)
         headers = [*problem_headers(error), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": status_of(error), "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -28,6 +29,7 @@ from blindai.enclave.limits import (
     MAX_PIPELINED_REQUESTS,
     MIN_BODY_BYTES_PER_SECOND,
 )
+from blindai.enclave.prompt import listen
 from blindai.enclave.repetition import KnownHead, known_head
 from blindai.enclave.reply import Reply, incident, problem_reply
 from blindai.enclave.request_head import RequestHead, headers_too_large, parser_refusal, refusal
@@ -277,7 +279,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             self._watch(len(data))
         if at_rest and self._requests == requests + 1 and self._waiting is not _Waiting.HEAD:
             latest = self._latest
-            self._known = known_head(data, self.url, latest) if isinstance(latest, DirectExchange) else None
+            self._known = known_head(data, latest) if isinstance(latest, DirectExchange) else None
 
     def _repeat(self, known: KnownHead, data: bytes) -> bytes | None:
         """Take a request that begins with a known head, and return what follows it; None where the parser must."""
@@ -302,7 +304,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             self._waiting = _Waiting.BODY
             self._watch(len(data))
             return b""
-        reply = self._asked(handler, known.headers, data[start:end])
+        reply = self._asked(handler, known.target, known.headers, data[start:end])
         if isinstance(reply, Reply):
             self.application.bodies.give(length)
             self.transport.writelines(self._render(reply, keep_alive=True))
@@ -326,12 +328,12 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
                 scope = self._scope(method, head.version)
                 self.cycle = AsgiExchange(self, self._response_transport, scope, head.length, **options)
                 return self.cycle
-            exchange = DirectExchange(handler, self.headers, head.length, **options)
+            exchange = DirectExchange(handler, self.url, self.headers, head.length, **options)
             if head.length:
                 self._reserve(exchange, head.length)
         except BlindAIError as error:
             self.application.refused(error)
-            exchange = DirectExchange(problem_reply(error), self.headers, head.length, **options)
+            exchange = DirectExchange(problem_reply(error, self.url), self.url, self.headers, head.length, **options)
         return exchange
 
     def _scope(self, method: bytes, version: str) -> dict[str, Any]:
@@ -376,23 +378,24 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
     def _run(self, exchange: DirectExchange, handler: Handler) -> None:
         """Answer a direct exchange whose body is complete."""
         chunks, exchange.chunks = exchange.chunks, []
-        reply = self._asked(handler, exchange.headers, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        reply = self._asked(handler, exchange.target, exchange.headers, body)
         if isinstance(reply, Reply):
             self._respond(exchange, reply)
         else:
             self._expect(exchange, reply)
 
-    def _asked(self, handler: Handler, headers: Headers, body: Buffer) -> Reply | asyncio.Future[Reply]:
+    def _asked(self, handler: Handler, target: bytes, headers: Headers, body: Buffer) -> Reply | asyncio.Future[Reply]:
         try:
             return handler(headers, body)
         except BlindAIError as error:
-            return problem_reply(error)
+            return problem_reply(error, target)
         except Exception as error:  # noqa: BLE001 - the outermost edge: logged as an incident, answered without internals
-            return problem_reply(incident(error))
+            return problem_reply(incident(error), target)
 
     def _expect(self, exchange: DirectExchange, reply: asyncio.Future[Reply]) -> None:
         exchange.future = reply
-        reply.add_done_callback(lambda future: self._ran(exchange, future))
+        listen(reply, partial(self._ran, exchange))
 
     def _ran(self, exchange: DirectExchange, future: asyncio.Future[Reply]) -> None:
         exchange.future = None
@@ -400,11 +403,11 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
         if exchange.disconnected:
             return
         if future.cancelled():
-            reply = problem_reply(Unavailable("the server is stopping", code="stopping"))
+            reply = problem_reply(Unavailable("the server is stopping", code="stopping"), exchange.target)
         elif isinstance(error, BlindAIError):
-            reply = problem_reply(error)
+            reply = problem_reply(error, exchange.target)
         elif error is not None:
-            reply = problem_reply(incident(error))
+            reply = problem_reply(incident(error), exchange.target)
         else:
             reply = future.result()
         self._respond(exchange, reply)
@@ -467,7 +470,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             self._close()  # it has had its answer, a second one would be taken for the next request's
             return
         self.application.refused(error)
-        reply = problem_reply(error)
+        reply = problem_reply(error, self._refused_target())
         exchange = self._active
         if exchange is not None and exchange is latest:
             # It is this request's own body that went wrong.
@@ -484,6 +487,12 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             self._write_refusal(reply)
         else:
             self._refusal = reply
+
+    def _refused_target(self) -> bytes:
+        """The target of the request that is arriving; nothing between two requests."""
+        if self._waiting is _Waiting.BODY:
+            return self._latest.target
+        return self.url if self._waiting is _Waiting.HEAD else b""
 
     def _write_refusal(self, reply: Reply) -> None:
         self._refusal = None

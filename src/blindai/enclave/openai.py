@@ -18,12 +18,10 @@ from starlette.responses import Response
 from blindai.enclave.endpoints import read_body
 from blindai.enclave.model_id import ModelId, parse_model_id
 from blindai.enclave.model_version import State
-from blindai.enclave.reply import JSON_TYPE, Reply, incident, problem_headers
+from blindai.enclave.reply import JSON_TYPE, Reply, incident, problem_reply
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel
 from blindai.wire import v2
 from blindai.wire.openai import Embedding, EmbeddingsRequest, EmbeddingsResponse, Encoding, Model, ModelList, Usage
-from blindai.wire.openai import error_body as openai_error_body
-from blindai.wire.problems import status_of
 from blindai.wire.task import EMBEDDING, TEXT, TOKENS
 from blindai.wire.tensor import nan_in_json
 
@@ -103,22 +101,16 @@ class OpenAI:
             handler = self._handler(_model_id(request.model))
         except BlindAIError as error:
             self._refused(error)
-            return error_reply(error)
+            return problem_reply(error, EMBEDDINGS)
         kept = [header for header in headers if header[0] != _HEADER_LENGTH]
         try:
             answer = handler([*kept, (_HEADER_LENGTH, b"%d" % length)], message)
         except BlindAIError as error:
-            return error_reply(_about_text(request, error))
+            return problem_reply(_about_text(request, error), EMBEDDINGS)
         return asyncio.get_running_loop().create_task(_embeddings(request, answer))
 
     def _model(self, model_id: ModelId) -> Model:
         return Model(str(model_id), self._started, model_id.namespace)
-
-
-def error_reply(error: BlindAIError) -> Reply:
-    """The response to `error`, in OpenAI's form."""
-    headers = b"".join(b"%s: %s\r\n" % header for header in problem_headers(error))
-    return Reply(status_of(error), headers, (openai_error_body(error),))
 
 
 def plain_path(path: bytes) -> bytes:
@@ -152,9 +144,9 @@ async def _embeddings(request: EmbeddingsRequest, answer: Reply | asyncio.Future
         _, headers, buffers = answer if isinstance(answer, Reply) else await answer
         return await _reply(request, headers, b"".join(buffers))
     except BlindAIError as error:
-        return error_reply(_about_text(request, error))
+        return problem_reply(_about_text(request, error), EMBEDDINGS)
     except Exception as error:  # noqa: BLE001 - the outermost edge: logged as an incident, answered without internals
-        return error_reply(incident(error))
+        return problem_reply(incident(error), EMBEDDINGS)
 
 
 async def _reply(request: EmbeddingsRequest, headers: bytes, body: bytes) -> Reply:

@@ -238,7 +238,7 @@ def _openai_schemas() -> dict[str, Any]:
     entry = {"object": {"type": "string", "const": "embedding"}, "index": integer, "embedding": vector}
     detail = {"message": _STRING, "type": _STRING, "code": _STRING, "param": {"type": ["string", "null"]}}
     return {
-        "Error": _struct({"error": _struct(detail)}),
+        "Error": _struct({"error": _struct(detail, {"hint": _STRING})}),
         "ModelEntry": _struct(model),
         "ModelList": _struct({"object": listed, "data": _array(_ref("ModelEntry"))}),
         "EmbeddingsRequest": _struct(

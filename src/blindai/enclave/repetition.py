@@ -31,17 +31,18 @@ class KnownHead(NamedTuple):
 
     def exchange(self, handler: Handler) -> DirectExchange:
         """A request with this head, for whose body memory has been reserved."""
-        exchange = DirectExchange(handler, self.headers, self.length, expect_continue=False, keep_alive=True)
+        exchange = DirectExchange(
+            handler, self.target, self.headers, self.length, expect_continue=False, keep_alive=True
+        )
         exchange.reserved = self.length
         return exchange
 
 
-def known_head(data: bytes, target: bytes, exchange: DirectExchange) -> KnownHead | None:
+def known_head(data: bytes, exchange: DirectExchange) -> KnownHead | None:
     """What can be remembered of a request; None where the next one like it should be parsed again.
 
     Args:
         data: what was given to the parser; it began with the request, and no other request has begun in it.
-        target: of the request.
         exchange: what the parser made of it.
     """
     if exchange.handler is None or exchange.length is None or not exchange.keep_alive:
@@ -56,4 +57,4 @@ def known_head(data: bytes, target: bytes, exchange: DirectExchange) -> KnownHea
         return None
     if any(name == b"expect" for name, _ in exchange.headers):
         return None
-    return KnownHead(head, target, exchange.headers, exchange.length)
+    return KnownHead(head, exchange.target, exchange.headers, exchange.length)

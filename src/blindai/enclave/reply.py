@@ -11,6 +11,8 @@ import structlog
 
 from blindai.enclave.queue import Busy, QueueFull
 from blindai.errors import BlindAIError
+from blindai.wire.openai import PREFIX as OPENAI_PREFIX
+from blindai.wire.openai import error_body as openai_error_body
 from blindai.wire.problems import CONTENT_TYPE, problem_body, status_of
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ JSON_TYPE: Final = CONTENT_TYPE.encode()
 RETRY_AFTER_SECONDS: Final = 1
 
 _FRAMES: Final = 12
+
+_OPENAI_PREFIX: Final = OPENAI_PREFIX.encode()
 
 _log = structlog.get_logger("blindai.enclave")
 
@@ -50,10 +54,15 @@ def problem_headers(error: BlindAIError) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def problem_reply(error: BlindAIError) -> Reply:
-    """The response to `error`."""
+def problem_content(error: BlindAIError, target: bytes) -> bytes:
+    """The body of the response to `error`, in the form of the interface that a request's `target` is of."""
+    return openai_error_body(error) if target.startswith(_OPENAI_PREFIX) else problem_body(error)
+
+
+def problem_reply(error: BlindAIError, target: bytes) -> Reply:
+    """The response to `error`; `target` is the request's, as far as it is known."""
     headers = b"".join(b"%s: %s\r\n" % header for header in problem_headers(error))
-    return Reply(status_of(error), headers, (problem_body(error),))
+    return Reply(status_of(error), headers, (problem_content(error, target),))
 
 
 def incident(error: BaseException) -> BlindAIError:

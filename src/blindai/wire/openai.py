@@ -3,7 +3,8 @@
 Source: OpenAI API reference, "Embeddings", "Models", "Error codes" (https://platform.openai.com/docs/api-reference). A
 model's name there is its id, `namespace/name`.
 
-Errors are `{"error": {"message", "type", "param", "code"}}`, with our code; `type` is the nearest of theirs.
+Errors are `{"error": {"message", "type", "param", "code"}}`, with our code and all else that a problem of ours has
+(`wire.problems`); `type` is the nearest of theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import msgspec
 
 from blindai.errors import BlindAIError, InvalidInput
-from blindai.wire.problems import status_of
+from blindai.wire import problems
+from blindai.wire.problems import MAX_PROBLEM_BYTES, ProblemBody, error_of, problem_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,16 +158,23 @@ class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was wrong.
 
     Attributes:
-        message: a sentence, with our hint behind it where there is one.
+        message: a sentence.
         type: OpenAI's class of errors.
         code: our code.
         param: the member of the request that was wrong, where that is known.
+        hint, used, granted, request_id, state, reason: as in `ProblemBody`; OpenAI's clients hand them on.
     """
 
     message: str
     type: str
     code: str
     param: str | None
+    hint: str = ""
+    used: int = 0
+    granted: int = 0
+    request_id: str = ""
+    state: str = ""
+    reason: str = ""
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -175,6 +184,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(EmbeddingsRequest)
+_error_decoder = msgspec.json.Decoder(ErrorBody)
 _encoder = msgspec.json.Encoder()
 
 ErrorType: TypeAlias = Literal[
@@ -198,7 +208,47 @@ _TYPES: Final[Mapping[int, ErrorType]] = {
 
 def error_body(error: BlindAIError) -> bytes:
     """Encode `error` as the body of a response in OpenAI's form."""
+    return _encoder.encode(ErrorBody(error_detail(error)))
+
+
+def error_detail(error: BlindAIError) -> ErrorDetail:
+    """What is said of `error` in OpenAI's form."""
     status = status_of(error)
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    message = f"{error.message} ({error.hint})" if error.hint else error.message
-    return _encoder.encode(ErrorBody(ErrorDetail(message, kind, error.code, _PARAMS.get(error.code))))
+    problem = problem_of(error)
+    return ErrorDetail(
+        message=problem.error,
+        type=_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        code=problem.code,
+        param=_PARAMS.get(problem.code),
+        hint=problem.hint,
+        used=problem.used,
+        granted=problem.granted,
+        request_id=problem.request_id,
+        state=problem.state,
+        reason=problem.reason,
+    )
+
+
+def error_from(status: int, body: bytes) -> BlindAIError:
+    """Rebuild the error that a response with `status` (>= 400) and `body` stands for.
+
+    A server that refuses a connection before it has read what is asked of it answers in the form of `wire.problems`, so
+    that is read as well. What is in neither form becomes `http.status`, as there.
+    """
+    try:
+        detail = _error_decoder.decode(body).error if len(body) <= MAX_PROBLEM_BYTES else None
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        detail = None
+    if detail is None:
+        return problems.error_from(status, body)
+    problem = ProblemBody(
+        error=detail.message,
+        code=detail.code,
+        hint=detail.hint,
+        used=detail.used,
+        granted=detail.granted,
+        request_id=detail.request_id,
+        state=detail.state,
+        reason=detail.reason,
+    )
+    return error_of(status, problem)

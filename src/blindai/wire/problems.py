@@ -2,7 +2,8 @@
 
 A problem is the JSON object `{"error": message, "code": code}`, with `"hint"` where there is one and the
 figures of a budget where the error has them. The server turns an error into a status with `status_of` and
-into a body with `problem_body`; the client turns both back into the same class with `error_from`.
+into a body with `problem_body`; the client turns both back into the same class with `error_from`. Below `/v1/` the
+same problem has another form: see `wire.openai`.
 """
 
 from __future__ import annotations
@@ -183,22 +184,25 @@ def status_of(error: BlindAIError) -> int:
     return next((problem.status for problem in _BY_CLASS if isinstance(error, problem.kind)), 500)
 
 
+def problem_of(error: BlindAIError) -> ProblemBody:
+    """What is said of `error` to whoever gets it."""
+    if isinstance(error, BudgetExhausted):
+        return ProblemBody(
+            error=error.message,
+            code=error.code,
+            hint=error.hint,
+            used=error.used,
+            granted=error.granted,
+            request_id=error.request_id,
+            state=error.state,
+            reason=error.reason,
+        )
+    return ProblemBody(error=error.message, code=error.code, hint=error.hint)
+
+
 def problem_body(error: BlindAIError) -> bytes:
     """Encode `error` as the JSON body of its response."""
-    if isinstance(error, BudgetExhausted):
-        return _encoder.encode(
-            ProblemBody(
-                error=error.message,
-                code=error.code,
-                hint=error.hint,
-                used=error.used,
-                granted=error.granted,
-                request_id=error.request_id,
-                state=error.state,
-                reason=error.reason,
-            )
-        )
-    return _encoder.encode(ProblemBody(error=error.message, code=error.code, hint=error.hint))
+    return _encoder.encode(problem_of(error))
 
 
 def error_from(status: int, body: bytes) -> BlindAIError:
@@ -214,6 +218,11 @@ def error_from(status: int, body: bytes) -> BlindAIError:
     if problem is None:
         kind = _BY_STATUS.get(status, InvalidInput if status < 500 else Unavailable)
         return kind(f"the server answered with HTTP status {status} and no reason", code="http.status")
+    return error_of(status, problem)
+
+
+def error_of(status: int, problem: ProblemBody) -> BlindAIError:
+    """Rebuild the error that `problem`, in a response with `status`, stands for."""
     if problem.code == BudgetExhausted.default_code:
         return BudgetExhausted(
             problem.error,

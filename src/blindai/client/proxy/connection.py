@@ -293,7 +293,7 @@ class ClientConnection:
         await self._write(
             message.refusal(
                 error,
-                to_head=head is not None and head.method == b"HEAD",
+                head,
                 added=() if head is None else self._terms.admission.sharing(head),
                 simulated=self._terms.simulated(),
             )

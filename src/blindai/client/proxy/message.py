@@ -14,6 +14,8 @@ from blindai.channel.answer_stream import AnswerHead
 from blindai.client.proxy.admission import TOKEN_HEADERS
 from blindai.client.proxy.request import Headers, RequestHead
 from blindai.errors import AttestationError, BlindAIError, Unavailable, harmless
+from blindai.wire.openai import PREFIX as OPENAI_PREFIX
+from blindai.wire.openai import ErrorDetail, error_detail
 from blindai.wire.problems import CONTENT_TYPE, PLATFORM_HEADER, status_of
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -32,6 +34,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _PLATFORM: Final = PLATFORM_HEADER.encode("ascii")
+_OPENAI_PREFIX: Final = OPENAI_PREFIX.encode("ascii")
 
 
 class RefusalBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +48,22 @@ class RefusalBody(msgspec.Struct, frozen=True, omit_defaults=True):
     expected: str = ""
     got: str = ""
     likely: str = ""
+
+
+class OpenAIRefusalDetail(ErrorDetail, frozen=True, omit_defaults=True):
+    """An error, with what an attestation found."""
+
+    step: str = ""
+    check: str = ""
+    expected: str = ""
+    got: str = ""
+    likely: str = ""
+
+
+class OpenAIRefusalBody(msgspec.Struct, frozen=True):
+    """The same in OpenAI's form (`wire.openai`)."""
+
+    error: OpenAIRefusalDetail
 
 
 def request_upstream(head: RequestHead, authority: str) -> bytes:
@@ -95,14 +114,21 @@ def own_answer(status: int, fields: Headers, body: bytes = b"", *, close: bool, 
     return _rendered(status, HTTPStatus(status).phrase.encode("ascii"), own) + body
 
 
-def refusal(error: BlindAIError, *, to_head: bool, added: Headers, simulated: bool) -> bytes:
-    """The whole answer that refuses a request, after which the connection ends."""
-    body = msgspec.json.encode(refusal_body(error))
+def refusal(error: BlindAIError, head: RequestHead | None, *, added: Headers, simulated: bool) -> bytes:
+    """The whole answer that refuses a request, after which the connection ends.
+
+    Args:
+        head: of the request, where it has been read.
+        added: fields of the proxy's own.
+        simulated: whether the enclave's platform is.
+    """
+    openai = head is not None and head.target.startswith(_OPENAI_PREFIX)
+    body = msgspec.json.encode(openai_refusal_body(error) if openai else refusal_body(error))
     fields: Headers = (*added, (b"Content-Type", CONTENT_TYPE.encode("ascii")))
     if error.code == "proxy.token":
         fields += ((b"Proxy-Authenticate", b'Bearer realm="blindai proxy"'),)
     whole = own_answer(refusal_status(error), fields, body, close=True, simulated=simulated)
-    return whole.removesuffix(body) if to_head else whole
+    return whole.removesuffix(body) if head is not None and head.method == b"HEAD" else whole
 
 
 def refusal_status(error: BlindAIError) -> int:
@@ -120,6 +146,25 @@ def refusal_body(error: BlindAIError) -> RefusalBody:
         return RefusalBody(harmless(error.message), error.code, error.hint)
     return RefusalBody(
         error.message, error.code, error.hint, error.step, error.check, error.expected, error.got, error.likely
+    )
+
+
+def openai_refusal_body(error: BlindAIError) -> OpenAIRefusalBody:
+    """What a client is told that speaks OpenAI's interface."""
+    told, detail = refusal_body(error), error_detail(error)
+    return OpenAIRefusalBody(
+        OpenAIRefusalDetail(
+            message=told.error,
+            type=detail.type,
+            code=told.code,
+            param=detail.param,
+            hint=told.hint,
+            step=told.step,
+            check=told.check,
+            expected=told.expected,
+            got=told.got,
+            likely=told.likely,
+        )
     )
 
 
