@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from blindai.enclave.batch import UNBATCHABLE
 from blindai.enclave.exactness import same_bits
+from blindai.enclave.prompt import Prompt, listen
 from blindai.enclave.queue import Done, Job, Queue
 from blindai.enclave.run import Counts, Record, Reniceable, Run
 from blindai.errors import BlindAIError, Unavailable
@@ -98,7 +99,7 @@ class Scheduler:
         """How many requests wait."""
         return self._queue.waiting
 
-    def submit(self, version: ModelVersion, work: Work, *, deadline_ns: int = 0) -> asyncio.Future[Done]:
+    def submit(self, version: ModelVersion, work: Work, *, deadline_ns: int = 0) -> Prompt[Done]:
         """Run one request when its turn comes.
 
         Args:
@@ -121,7 +122,7 @@ class Scheduler:
         version.begin_run()
         loop = asyncio.get_running_loop()
         now = time.perf_counter_ns()
-        answer: asyncio.Future[Done] = loop.create_future()
+        answer: Prompt[Done] = Prompt(loop=loop)
         job = Job(version, work, answer, now)
         record = self._record(version)
         if record.batchable:
@@ -137,7 +138,7 @@ class Scheduler:
                 job.timer.cancel()
             version.end_run()
             raise
-        answer.add_done_callback(partial(self._answered, job))
+        answer.dropped = partial(self._dropped, job)
         return answer
 
     def refuse_waiting(self, refusal: BlindAIError) -> None:
@@ -191,6 +192,7 @@ class Scheduler:
             if record.runner is not loaded.runner:
                 record.runner, record.running = loaded.runner, 0
                 record.reniceable = loaded.runner if isinstance(loaded.runner, Reniceable) else None
+                loaded.runner.ended.add_done_callback(lambda _: self.dispatch())
             if record.running < loaded.runner.lanes:
                 record.brings = 0
                 self._begin(tenant, line, record, loaded.runner)
@@ -218,7 +220,7 @@ class Scheduler:
                 self._queue.put_back(job, tenant)
             jobs = jobs[:1]
         run = Run(jobs, tenant, record, runner, began_ns=self._occupy(tenant, record))
-        self._start(run).add_done_callback(partial(self._ended, run))
+        listen(self._start(run), partial(self._ended, run))
 
     def _occupy(self, tenant: Tenant, record: Record) -> int:
         now = time.perf_counter_ns()
@@ -325,10 +327,9 @@ class Scheduler:
 
     # Requests that nobody waits for any more.
 
-    def _answered(self, job: Job, answer: asyncio.Future[Done]) -> None:
-        if answer.cancelled():
-            self.counts.dropped += 1
-            self._leave(job)
+    def _dropped(self, job: Job) -> None:
+        self.counts.dropped += 1
+        self._leave(job)
 
     def _expire(self, job: Job) -> None:
         if not job.answer.done():

@@ -15,7 +15,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from blindai.enclave.alarm import Alarm
 from blindai.enclave.batch import rows_of
+from blindai.enclave.prompt import Prompt
 from blindai.enclave.runner import Ran
 from blindai.enclave.sandbox.confinement import NICE
 from blindai.enclave.sandbox.messages import (
@@ -37,6 +39,7 @@ from blindai.enclave.sandbox.messages import (
     frame,
     parse,
 )
+from blindai.enclave.sandbox.plan import MOST_BYTES, MOST_PLANS, KnownAnswer, Plans, fixed, key_of
 from blindai.enclave.sandbox.slot import Layout, Slot, read_tensor
 from blindai.errors import BlindAIError, InvalidModel, ModelNotFound, QuotaExceeded
 
@@ -64,23 +67,23 @@ _NEARLY_ALL: Final = 0.75
 _PAGE: Final = resource.getpagesize()
 
 
-class _Run(asyncio.Future[Ran]):
+class _Run(Prompt[Ran]):
     """A run that was asked for, as the future of its result."""
 
+    number = 0
+    lane: _Lane | None = None
+    rows: Sequence[int] = ()
+    wanted: Sequence[str] = ()
+    used = 0
+    grown = False
+    started_ns = 0
+    blame = ""
+
     def __init__(self, process: WorkerProcess, batch: Sequence[Work], seconds: float) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
+        super().__init__(loop=process.loop)
         self.process = process
         self.batch = batch
         self.seconds = seconds
-        self.number = 0
-        self.lane: _Lane | None = None
-        self.rows: list[int] = []
-        self.wanted: list[str] = []
-        self.used = 0
-        self.grown = False
-        self.started_ns = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.blame = ""
 
     def cancel(self, msg: object = None) -> bool:
         cancelled = super().cancel(msg)
@@ -90,13 +93,14 @@ class _Run(asyncio.Future[Ran]):
 
 
 class _Lane:
-    """One run at a time: a socket and the memory of its tensors."""
+    """One run at a time: a socket, the memory of its tensors, and the time that the run has left."""
 
-    __slots__ = ("index", "run", "slot", "socket")
+    __slots__ = ("alarm", "index", "run", "slot", "socket")
 
-    def __init__(self, index: int, connection: socket.socket) -> None:
+    def __init__(self, process: WorkerProcess, index: int, connection: socket.socket) -> None:
         self.index = index
         self.socket = connection
+        self.alarm = Alarm(process.loop, lambda: process.over(self))
         self.slot: Slot | None = None
         self.run: _Run | _Load | None = None
 
@@ -125,10 +129,10 @@ class WorkerProcess:
     description: Description
 
     def __init__(self, forked: Forked, channel: socket.socket, *, lanes: int, data_bytes: int, slot_bytes: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.process = forked.process
-        self.lanes = lanes
-        self.ended: asyncio.Future[str] = self._loop.create_future()
+        self._most_lanes = lanes
+        self.ended: asyncio.Future[str] = self.loop.create_future()
         self._handle = forked.handle
         self._channel = channel
         self._data_bytes = data_bytes
@@ -136,6 +140,10 @@ class WorkerProcess:
         self._lanes: list[_Lane] = []
         self._idle: list[_Lane] = []
         self._waiting: deque[_Run] = deque()
+        self._plans = Plans()
+        self._known: dict[bytes, KnownAnswer] = {}
+        self._outputs: list[str] = []
+        self._datatypes: dict[str, str] = {}
         self._number = 0
         self._reason = ""
         self._reniced = False
@@ -146,6 +154,11 @@ class WorkerProcess:
         self._memory = PROCESS_BYTES
         self._measured = True
         forked.died.add_done_callback(lambda died: self._died(died.result()))
+
+    @property
+    def lanes(self) -> int:
+        """As `runner.Runner.lanes`: none once it was ended, even where the system has not said so yet."""
+        return 0 if self._reason else self._most_lanes
 
     @property
     def memory(self) -> int:
@@ -163,7 +176,7 @@ class WorkerProcess:
             InvalidModel, QuotaExceeded: as `runner.Loader.load`.
         """
         load = _Load()
-        timer = self._loop.call_later(seconds, self.kill, "quota.load_time")
+        timer = self.loop.call_later(seconds, self.kill, "quota.load_time")
         try:
             lane = self._new_lane()
             header = encode(request)
@@ -172,7 +185,9 @@ class WorkerProcess:
             self._assign(lane, load, len(header))
             size = os.fstat(plain.fileno()).st_size
             self._send(lane, frame(Kind.LOAD, load.number, 0, len(header), size), plain.fileno())
-            self.description = await load
+            self.description = description = await load
+            self._outputs = [spec.name for spec in description.outputs]
+            self._datatypes = {spec.name: spec.datatype for spec in description.outputs}
         except BaseException:
             self.kill("model.not_loaded")
             raise
@@ -197,11 +212,10 @@ class WorkerProcess:
         lane = run.lane
         if lane is None or lane.run is not run:
             return
-        if run.timer is not None:
-            run.timer.cancel()
         with contextlib.suppress(OSError):
             self._channel.send(frame(Kind.CANCEL, run.number, figure=lane.index))
-        run.timer = self._loop.call_later(CANCEL_GRACE, self.kill, run.blame or "model.crashed")
+        run.blame = run.blame or "model.crashed"
+        lane.alarm.set(CANCEL_GRACE)
 
     def renice(self) -> None:
         """Let the runs in progress stand back behind those of all other models. It is undone when they have ended."""
@@ -221,38 +235,59 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
+    def over(self, lane: _Lane) -> None:
+        """The time of what this lane runs is over; or that which it had to heed it."""
+        run = lane.run
+        if isinstance(run, _Run):
+            if run.blame:
+                self.kill(run.blame)
+            else:
+                run.blame = "quota.run_time"
+                self.break_off(run)
+
     def _begin(self, lane: _Lane, run: _Run) -> None:
         try:
-            layout = Layout()
-            first = run.batch[0]
-            for name in first.inputs:
-                layout.add([work.inputs[name] for work in run.batch])
-            if len(run.batch) > 1:
-                run.rows = [rows_of(work.inputs) for work in run.batch]
-            run.wanted = list(first.outputs) or [spec.name for spec in self.description.outputs]
-            header = encode(RunRequest(layout.heads, run.wanted))
-            used = layout.end + len(header)
-            offset = layout.write(self._slot(lane, used).view, header)
+            offset, length = self._write(lane, run)
         except BlindAIError as error:
             run.set_exception(error)
             self._next(lane)
             return
         run.lane = lane
         run.batch = ()
-        self._assign(lane, run, used)
+        self._assign(lane, run, offset + length)
         run.started_ns = time.perf_counter_ns()
-        run.timer = self._loop.call_later(run.seconds, self._over, run)
-        self._send(lane, frame(Kind.RUN, run.number, offset, len(header)))
+        lane.alarm.set(run.seconds)
+        self._send(lane, frame(Kind.RUN, run.number, offset, length))
+
+    def _write(self, lane: _Lane, run: _Run) -> tuple[int, int]:
+        """Write what a run is about; where its structure begins, and how many bytes it has."""
+        batch = run.batch
+        first = batch[0]
+        run.wanted = first.outputs or self._outputs
+        key = None
+        if len(batch) == 1:
+            key = key_of(first.inputs.values(), run.wanted)
+            plan = self._plans.find(key)
+            if plan is not None:
+                length = len(plan.header)
+                plan.write(self._slot(lane, plan.end + length).view, first.inputs.values())
+                return plan.end, length
+        else:
+            run.rows = [rows_of(work.inputs) for work in batch]
+        layout = Layout()
+        for name in first.inputs:
+            layout.add([work.inputs[name] for work in batch])
+        header = encode(RunRequest(layout.heads, list(run.wanted)))
+        offset = layout.write(self._slot(lane, layout.end + len(header)).view, header)
+        if key is not None:
+            self._plans.keep(key, layout.heads, offset, header)
+        return offset, len(header)
 
     def _assign(self, lane: _Lane, run: _Run | _Load, used: int) -> None:
         self._number = self._number % _MAX_RUN + 1
         run.number = self._number
         run.used = used
         lane.run = run
-
-    def _over(self, run: _Run) -> None:
-        run.blame = "quota.run_time"
-        self.break_off(run)
 
     def _next(self, lane: _Lane) -> None:
         """The lane is free: give it the next run, or put it aside."""
@@ -279,7 +314,7 @@ class WorkerProcess:
 
     def _another_lane(self) -> _Lane | None:
         """A new lane; None where there are as many as may be, or as many files open as the system allows."""
-        if len(self._lanes) == self.lanes:
+        if len(self._lanes) == self._most_lanes:
             return None
         with contextlib.suppress(OSError):
             return self._new_lane()
@@ -288,11 +323,11 @@ class WorkerProcess:
     def _new_lane(self) -> _Lane:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        lane = _Lane(len(self._lanes), ours)
+        lane = _Lane(self, len(self._lanes), ours)
         self._lanes.append(lane)
         with theirs, contextlib.suppress(OSError):  # it has ended, which will be heard
             socket.send_fds(self._channel, [frame(Kind.LANE)], [theirs.fileno()])
-        self._loop.add_reader(ours, self._readable, lane)
+        self.loop.add_reader(ours, self._readable, lane)
         return lane
 
     def _slot(self, lane: _Lane, size: int) -> Slot:
@@ -329,8 +364,8 @@ class WorkerProcess:
             data = b""
         if not data:
             # It has ended, and the nursery will say how; or else it should have.
-            self._loop.remove_reader(lane.socket)
-            self._loop.call_later(CANCEL_GRACE, self.kill, "model.crashed")
+            self.loop.remove_reader(lane.socket)
+            self.loop.call_later(CANCEL_GRACE, self.kill, "model.crashed")
             return
         if self._reason:
             return
@@ -355,14 +390,23 @@ class WorkerProcess:
             return
         if kind != Kind.DONE or length > MAX_HEADER_BYTES or offset + length > slot.size:
             raise ProtocolError("it sent no answer")
-        reply = decode_reply(bytes(slot.view[offset : offset + length]))
+        header = bytes(slot.view[offset : offset + length])
         self._measured = False
         if isinstance(run, _Load):
-            self._loaded(run, reply)
-        else:
-            self._ran(run, reply, slot, figure)
+            self._loaded(run, decode_reply(header))
+            slot.clear(max(run.used, offset + length))
+            self._next(lane)
+            return
+        lane.alarm.unset()
+        result = self._result(run, header, slot, figure)
         slot.clear(max(run.used, offset + length))
-        self._next(lane)
+        self._next(lane)  # before anybody hears of the result, who may ask for the next run
+        if run.done():
+            return
+        if isinstance(result, Ran):
+            run.set_result(result)
+        else:
+            run.set_exception(result)
 
     def _loaded(self, load: _Load, reply: Loaded | Answer | Refusal) -> None:
         if isinstance(reply, Answer):
@@ -377,39 +421,37 @@ class WorkerProcess:
         elif isinstance(reply, Loaded):
             load.set_result(reply.description)
 
-    def _ran(self, run: _Run, reply: Loaded | Answer | Refusal, slot: Slot, taken: int) -> None:
-        if isinstance(reply, Loaded):
-            raise ProtocolError("it answered a run with a description")
-        result: Ran | BlindAIError
-        if isinstance(reply, Refusal):
-            result = error_of(reply)
+    def _result(self, run: _Run, header: bytes, slot: Slot, taken: int) -> Ran | BlindAIError:
+        """What an answer to a run says."""
+        known = self._known.get(header)
+        if known is not None and not run.rows and known.names == list(run.wanted) and known.end <= slot.size:
+            answers = [known.read(slot.view)]
         else:
+            reply = decode_reply(header)
+            if isinstance(reply, Loaded):
+                raise ProtocolError("it answered a run with a description")
+            if isinstance(reply, Refusal):
+                return error_of(reply)
             try:
                 answers = self._answers(run, reply, slot)
-                result = Ran(answers, min(taken, time.perf_counter_ns() - run.started_ns))
             except InvalidModel as error:
-                result = error
-        if run.timer is not None:
-            run.timer.cancel()
-        if run.done():
-            return
-        if isinstance(result, Ran):
-            run.set_result(result)
-        else:
-            run.set_exception(result)
+                return error
+            if not run.rows and len(header) <= MOST_BYTES and fixed(reply.outputs):
+                if len(self._known) >= MOST_PLANS:
+                    self._known.clear()
+                self._known[header] = KnownAnswer(reply.outputs)
+        return Ran(answers, min(taken, time.perf_counter_ns() - run.started_ns))
 
     def _answers(self, run: _Run, answer: Answer, slot: Slot) -> list[list[Tensor]]:
         """Copies of the outputs, for each request of the batch."""
         heads = answer.outputs
-        if [head.name for head in heads] != run.wanted:
+        if [head.name for head in heads] != list(run.wanted):
             raise ProtocolError("it answered with other outputs than were asked for")
         if sum(head.size for head in heads) > slot.size:
             raise ProtocolError("its answer is larger than its memory")
-        declared = {spec.name: spec.datatype for spec in self.description.outputs}
         columns = []
         for head in heads:
-            # What was asked for is what an earlier process has described: this one may have described something else.
-            if head.datatype != declared.get(head.name):
+            if head.datatype != self._datatypes.get(head.name):
                 raise ProtocolError("it answered with another datatype than it has described")
             columns.append(read_tensor(slot.view, head, run.rows))
         count = max(1, len(run.rows))
@@ -419,8 +461,9 @@ class WorkerProcess:
         reason = self._reason or _cause(how, self._data_bytes)
         self._reason = reason
         for lane in self._lanes:
-            self._loop.remove_reader(lane.socket)
+            self.loop.remove_reader(lane.socket)
             lane.socket.close()
+            lane.alarm.close()
             if lane.slot is not None:
                 lane.slot.close()
         self._channel.close()
@@ -429,8 +472,6 @@ class WorkerProcess:
                 os.close(descriptor)
         runs = [lane.run for lane in self._lanes if lane.run is not None]
         for run in (*runs, *self._waiting):
-            if isinstance(run, _Run) and run.timer is not None:
-                run.timer.cancel()
             if not run.done():
                 run.set_exception(_error(run.blame if isinstance(run, _Run) and run.blame else reason))
         self._waiting.clear()

@@ -31,6 +31,8 @@ MIN_BYTES: Final = 64 << 10
 KEPT_BYTES: Final = 8 << 20
 """Up to here used memory is overwritten and kept; beyond, it is given back to the system, which takes longer later."""
 
+_ZEROS: Final = memoryview(bytes(MIN_BYTES))
+
 
 class Slot:
     """The server's end.
@@ -66,8 +68,10 @@ class Slot:
         """Leave nothing of what the first `used` bytes have held."""
         if used > KEPT_BYTES:
             self._map.madvise(mmap.MADV_REMOVE)
-        elif used:
+        elif used > len(_ZEROS):
             self.view[:used] = bytes(used)
+        else:
+            self.view[:used] = _ZEROS[:used]
 
     def close(self) -> None:
         """Give it back. The process may keep its own end for a while: nothing may be left in it. Once only."""
