@@ -147,7 +147,8 @@ class GatedProtocol(asyncio.Protocol, ABC):
         except TLSFailure:
             self.abandon()
             return
-        self._flush()
+        if outgoing := self._pipe.outgoing():
+            self._transport.write(outgoing)
 
     def pause_reading(self) -> None:
         self._reading = False

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from blindai.channel.tls import pieces
+from blindai.channel.tls import RECORD_BYTES, pieces
 
 
 class BulkProtocol(asyncio.Protocol):
@@ -53,6 +53,9 @@ class PlaintextTransport(asyncio.Transport):
         self._outer.send(data)
 
     def writelines(self, parts: Iterable[bytes | bytearray | memoryview]) -> None:
+        if isinstance(parts, list) and sum(map(len, parts)) <= RECORD_BYTES:
+            self._outer.send(b"".join(parts))
+            return
         for piece in pieces(parts):
             self._outer.send(piece)
 

@@ -108,6 +108,10 @@ class TLSPipe:
 
     def __init__(self, context: SSL.Context, *, server: bool) -> None:
         self._connection = SSL.Connection(context, None)
+        self._send = self._connection.send
+        self._receive = self._connection.recv
+        self._give = self._connection.bio_write
+        self._fetch = self._connection.bio_read
         if server:
             self._connection.set_accept_state()
         else:
@@ -125,7 +129,7 @@ class TLSPipe:
     def feed(self, data: bytes) -> None:
         """Take bytes from the wire."""
         if data:  # OpenSSL takes nothing for an error
-            self._connection.bio_write(data)
+            self._give(data)
             self._count(data)
 
     def handshake(self) -> bool:
@@ -153,7 +157,7 @@ class TLSPipe:
         if not self._whole:
             return None
         try:
-            plaintext = self._connection.recv(RECORD_BYTES)
+            plaintext = self._receive(RECORD_BYTES)
         except SSL.Error as error:
             return None if self._has_no_more(error) else b""
         self._whole -= 1
@@ -222,14 +226,19 @@ class TLSPipe:
         if not len(data):
             return
         try:
-            self._connection.sendall(data)
+            sent = self._send(data)
+            if sent < len(data):  # a record of it
+                self._connection.sendall(memoryview(data)[sent:])
         except SSL.Error as error:
             raise TLSFailure(_reason(error)) from error
 
     def outgoing(self) -> bytes:
         """All bytes that wait to be put on the wire."""
         self.owes = False
-        chunk = self._take()
+        try:
+            chunk = self._fetch(_OUTGOING_BYTES)
+        except SSL.WantReadError:
+            return b""
         if len(chunk) < _OUTGOING_BYTES:
             return chunk
         chunks = [chunk]
@@ -239,7 +248,7 @@ class TLSPipe:
 
     def _take(self) -> bytes:
         try:
-            return self._connection.bio_read(_OUTGOING_BYTES)
+            return self._fetch(_OUTGOING_BYTES)
         except SSL.WantReadError:
             return b""
 
