@@ -107,13 +107,13 @@ def test_what_does_not_open_has_no_copy(*, bundle: bool) -> None:
         assert open_copy(plain) is None
 
 
-def has_copy(content: bytes) -> bool:
-    """Whether a repository runs an upload beside itself whose process says the best of it."""
+def has_copy(content: bytes, conduct: str = "boast") -> bool:
+    """Whether a repository runs an upload beside itself; by default one whose process says the best of it."""
 
     async def main() -> bool:
         threads = RunningThreads(1)
         config = EnclaveConfig(runtime=RUNTIME)
-        async with sandbox(conduct="boast") as made:
+        async with sandbox(conduct=conduct) as made:
             repository = Repository(made, OnnxRuntimeEngine(), config, threads)
             version = await upload(repository, ModelId("mallory", "model"), content)
             assert version.description.trial.bounded
@@ -128,6 +128,25 @@ def has_copy(content: bytes) -> bool:
 def test_a_process_that_lies_gets_no_copy(adder: bytes, slow: bytes) -> None:
     assert has_copy(adder)
     assert not has_copy(slow)
+
+
+def constant_of(count: int) -> bytes:
+    """A model of some hundred bytes that picks of a constant of so many numbers."""
+    tensors = [value("x", "INT64", (1,))], [value("y", "FP32", (1,))]
+    return model(
+        [onnx.helper.make_node("Expand", ["one", "count"], ["c"]), onnx.helper.make_node("Gather", ["c", "x"], ["y"])],
+        inputs=tensors[0],
+        outputs=tensors[1],
+        initializers=[
+            onnx.numpy_helper.from_array(np.ones(1, np.float32), "one"),
+            onnx.numpy_helper.from_array(np.array([count], np.int64), "count"),
+        ],
+    )
+
+
+def test_a_small_file_that_needs_much_memory_has_no_copy() -> None:
+    assert has_copy(constant_of(1000), conduct="")
+    assert not has_copy(constant_of(20_000_000), conduct="")
 
 
 def counts(server: RunningServer) -> tuple[int, int]:

@@ -7,13 +7,13 @@ what the confined process says of a model is what the model makes it say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from blindai.enclave.bundle import split
 from blindai.enclave.config import EngineName
 from blindai.enclave.description import Task
 from blindai.enclave.engines import engine
-from blindai.enclave.limits import INLINE_MODEL_BYTES
+from blindai.enclave.limits import INLINE_MODEL_BYTES, INLINE_PEAK_BYTES
 from blindai.enclave.shape_flow import is_bounded
 from blindai.enclave.trial.choice import FLOAT32
 from blindai.errors import BlindAIError
@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from blindai.enclave.description import Description
     from blindai.enclave.engine import Session
     from blindai.enclave.plain_model import PlainModel
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A runner of which the kernel knows how much memory it has taken."""
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that it had, besides what it shares with others."""
+
+
+def is_light(runner: object) -> bool:
+    """Whether a second copy of what `runner` has loaded takes little memory, and took little while it was loaded."""
+    return isinstance(runner, Measured) and runner.peak <= INLINE_PEAK_BYTES
 
 
 def may_have_copy(description: Description, size: int, runtime: Runtime) -> bool:
@@ -47,7 +61,7 @@ def open_copy(plain: PlainModel) -> Session | None:
     """Load a second copy, which answers as the first one does; None where it may not run here. Blocking.
 
     Args:
-        plain: a model of which `may_have_copy` holds.
+        plain: a model of which `may_have_copy` holds, and `is_light` of what runs it.
     """
     view = plain.view
     try:

@@ -42,6 +42,10 @@ LOAD_BYTES: Final = 16 * MIB
 # runs in less than a millisecond is smaller; and a thousand copies fit into the default budget beside their processes.
 INLINE_MODEL_BYTES: Final = 1 * MIB
 
+# The most memory that its process may have needed to load it and try it out, some 20 MiB of the engine's own included:
+# a few bytes can describe a constant of gigabytes, which the copy would hold too.
+INLINE_PEAK_BYTES: Final = 64 * MIB
+
 # A pax header carries times and owners of the file that follows it.
 MAX_PAX_HEADER_BYTES: Final = 8 * KIB
 

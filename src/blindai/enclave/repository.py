@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import structlog
 
 from blindai.enclave.description import Description, Trial
-from blindai.enclave.inline_copy import may_have_copy, open_copy
+from blindai.enclave.inline_copy import is_light, may_have_copy, open_copy
 from blindai.enclave.limits import COPIES_WHILE_LOADED, LOAD_BYTES
 from blindai.enclave.model_id import MAX_VERSION
 from blindai.enclave.model_version import Loaded, ModelVersion, State, not_found
@@ -500,7 +500,7 @@ class Repository:
 
     async def _beside(self, plain: PlainModel, runner: Runner) -> Loaded:
         """Add a second copy, in the server's own process, of a model that may run there."""
-        if not may_have_copy(runner.description, plain.size, self._runtime):
+        if not (may_have_copy(runner.description, plain.size, self._runtime) and is_light(runner)):
             return Loaded(runner.description, runner)
         session = await asyncio.get_running_loop().run_in_executor(self._opening, open_copy, plain)
         return Loaded(runner.description, runner, session, copied=session is not None)
