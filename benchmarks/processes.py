@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,12 +47,21 @@ def started(command: Sequence[str], *, env: dict[str, str] | None = None, cwd: P
         RuntimeError: it ended before it listened.
     """
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (env or {}), cwd=cwd
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | (env or {}),
+        cwd=cwd,
+        process_group=0,
     )
     try:
         yield Server(process, _announcement(process))
     finally:
         stop(process)
+        # Some servers leave processes behind that they started.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
