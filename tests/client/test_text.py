@@ -1,4 +1,4 @@
-"""Texts to vectors and labels: the SDK, blocking and on asyncio, with an enclave whose models run in confined processes."""
+"""Texts to vectors and labels: the SDK, with an enclave whose models run in confined processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import blindai
@@ -68,7 +67,7 @@ def test_many_texts_go_in_several_requests_and_stay_in_order(server: RunningServ
     before = version.statistics.successes
     vectors = connection.embed(MODEL, MANY)
     assert version.statistics.successes == before + 3
-    assert (vectors.shape, vectors.dtype) == ((len(MANY), text_models.SIZE), np.float32)
+    assert vectors.shape == (len(MANY), text_models.SIZE)
     assert vectors.tobytes() == in_thread(MANY).tobytes()
 
 
