@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from blindai.client.proxy import address
 from blindai.client.proxy.address import LoopbackAddress, UnixAddress
 from blindai.errors import ConfigurationError
 
@@ -107,6 +108,18 @@ class TestUnix:
         tmp_path.chmod(0o1777)
         with UnixAddress(tmp_path / "proxy").listening():
             pass
+
+    def test_a_folder_of_somebody_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its owner may rename what is in it, whatever its mode."""
+        tmp_path.chmod(0o755)
+        owner = tmp_path.stat().st_uid
+        monkeypatch.setattr(address, "_ADMINISTRATOR", owner + 1)
+        with UnixAddress(tmp_path / "proxy").listening():
+            pass
+        monkeypatch.setattr("os.getuid", lambda: owner + 2)
+        with pytest.raises(ConfigurationError) as caught, UnixAddress(tmp_path / "proxy").listening():
+            pass
+        assert caught.value.code == "proxy.address"
 
     def test_no_folder_and_a_path_that_is_too_long(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none" / "proxy", tmp_path / ("x" * 200)):

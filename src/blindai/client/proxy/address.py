@@ -24,6 +24,7 @@ BACKLOG: Final = 128
 _FORM: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,5})")
 _PRIVATE_UMASK: Final = 0o177  # what is left is reading and writing by the owner: mode 0600
 _OTHERS_MAY_WRITE: Final = 0o022
+_ADMINISTRATOR: Final = 0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class UnixAddress:
         except OSError as error:
             raise _refused(f"cannot listen on {self.path}: {error.strerror or error}", "") from error
         sticky = folder.st_mode & stat.S_ISVTX
-        if folder.st_mode & _OTHERS_MAY_WRITE and not sticky:
+        foreign = folder.st_uid not in {os.getuid(), _ADMINISTRATOR}
+        if foreign or (folder.st_mode & _OTHERS_MAY_WRITE and not sticky):
             raise _refused(f"others may write to {self.path.absolute().parent}", "choose a folder of your own")
 
     def _remove_abandoned(self) -> None:
