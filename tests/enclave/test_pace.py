@@ -88,3 +88,18 @@ def test_what_was_seen_long_ago_is_forgotten() -> None:
     assert not pace.below(SMALL, LIMIT)
     pace.disappointed(SMALL)
     assert not pace.below(SMALL, LIMIT)
+
+
+def test_ever_new_shapes_are_not_trusted_ever_anew() -> None:
+    """Values alone can make any run a hundred times slower: numbers that are nearly zero, to begin with."""
+    pace = Pace()
+    trials = []
+    for size in range(4):
+        kind = ("x", "FP32", (size,), ())
+        count = 0
+        while not pace.below(kind, LIMIT):
+            pace.note(kind, 10, LIMIT)
+            count += 1
+        trials.append(count)
+        pace.disappointed(kind)
+    assert trials == [3, 6, 12, 24]

@@ -36,8 +36,24 @@ def kind_of(request: InferRequest) -> Kind:
     return tuple((tensor.name, tensor.datatype, tensor.data.shape) for tensor in inputs), request.outputs
 
 
+class _Trust:
+    """What all kinds of one model have in common.
+
+    Attributes:
+        trials: of a kind that is seen for the first time.
+    """
+
+    __slots__ = ("trials",)
+
+    def __init__(self) -> None:
+        self.trials = _TRIALS
+
+
 class Record:
     """What is known of the runs of one kind.
+
+    Args:
+        trust: of the model.
 
     Attributes:
         estimate: nanoseconds of one.
@@ -47,11 +63,12 @@ class Record:
         forgotten: it is not known any more; another record may be.
     """
 
-    __slots__ = ("estimate", "forgotten", "recent", "trials", "trials_left")
+    __slots__ = ("_trust", "estimate", "forgotten", "recent", "trials", "trials_left")
 
-    def __init__(self) -> None:
+    def __init__(self, trust: _Trust) -> None:
+        self._trust = trust
         self.estimate = 0.0
-        self.trials = self.trials_left = _TRIALS
+        self.trials = self.trials_left = trust.trials
         self.recent = False
         self.forgotten = False
 
@@ -71,18 +88,21 @@ class Record:
     def disappointed(self) -> None:
         """Learn that a run trusted to be quick was not."""
         self.trials = self.trials_left = min(self.trials * 2, _MOST_TRIALS)
+        self._trust.trials = min(self._trust.trials * 2, _MOST_TRIALS)
 
 
 class Pace:
     """Running estimates of the time of a run, one for each kind of request.
 
-    What requests of some shapes prove says nothing of others: a larger one may take any time and memory.
+    What requests of some shapes prove says nothing of others: a larger one may take any time and memory. What
+    disappoints counts against all that are not known yet: who comes with ever new shapes would be trusted ever anew.
     """
 
-    __slots__ = ("_records",)
+    __slots__ = ("_records", "_trust")
 
     def __init__(self) -> None:
         self._records: OrderedDict[Kind, Record] = OrderedDict()
+        self._trust = _Trust()
 
     def record(self, kind: Kind) -> Record | None:
         """What is known of this kind."""
@@ -99,7 +119,7 @@ class Pace:
         if record is None:
             if len(self._records) >= _MOST_KINDS:
                 self._forget_one()
-            record = self._records[kind] = Record()
+            record = self._records[kind] = Record(self._trust)
         else:
             self._records.move_to_end(kind)
         record.note(ns, limit_ns)
