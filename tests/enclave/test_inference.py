@@ -10,6 +10,7 @@ import pytest
 
 from blindai.enclave.config import EnclaveConfig, Isolation, Runtime, Timeouts
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+from blindai.enclave.model_id import ModelId
 from enclave_server import RunningServer
 
 Start = Callable[..., RunningServer]
@@ -103,3 +104,25 @@ def test_an_engine_that_fails_is_an_incident(
         assert wire.request("GET", "/v2").status == 200
     assert "secret" not in capfd.readouterr().out
     assert server.request("DELETE", "/v2/repository/models/acme/add").status == 200
+
+
+def test_an_answer_that_cannot_be_written_is_an_incident_of_its_request_alone(
+    start_server: Start, adder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a run hears of it in the middle of what the scheduler does, which must go on."""
+    server = start_server(EnclaveConfig(runtime=Runtime(inline_us=0)))
+    server.upload("acme/add", adder)
+    codec = server.application._inference._codec
+
+    def fail(*_: object) -> Any:
+        raise RuntimeError("secret of a client")
+
+    with server.connect() as wire:
+        with monkeypatch.context() as patched:
+            patched.setattr(codec, "encode", fail)
+            response = wire.infer("acme/add", np.ones((1, 4), np.float32))
+        response.assert_problem(500, "internal")
+        assert b"secret" not in response.body
+        version = server.call(lambda: server.application.repository.resolve(ModelId("acme", "add")))
+        assert not version.runs
+        assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200

@@ -281,14 +281,14 @@ class Inference:
         ran = done.result()
         if ran.requests == 1 and version.session is not None:
             version.pace.note(request.kind, ran.engine_ns, self._inline_ns)
-        if long_to_write(request, ran.outputs):
-            loop = asyncio.get_running_loop()
-            written = loop.run_in_executor(self._aside, self._codec.encode, version, request, ran.outputs)
-            written.add_done_callback(partial(self._written, pending, ran))
-            return
         try:
+            if long_to_write(request, ran.outputs):
+                loop = asyncio.get_running_loop()
+                written = loop.run_in_executor(self._aside, self._codec.encode, version, request, ran.outputs)
+                written.add_done_callback(partial(self._written, pending, ran))
+                return
             reply, encode_ns = self._codec.encode(version, request, ran.outputs)
-        except BlindAIError as refusal:
+        except Exception as refusal:  # noqa: BLE001 - an incident of this request: the scheduler has others to answer
             self._refuse(pending, refusal)
         else:
             self._reply(pending, ran, reply, encode_ns)
