@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from blindai.enclave.config import EnclaveConfig, Isolation, Runtime, Timeouts
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.model_id import ModelId
-from enclave_server import RunningServer
+from blindai.wire import v2
+from enclave_server import Response, RunningServer, binary_request
 
 Start = Callable[..., RunningServer]
 QUICK = np.full((1, 1), 1, np.float32)
@@ -104,6 +106,55 @@ def test_an_engine_that_fails_is_an_incident(
         assert wire.request("GET", "/v2").status == 200
     assert "secret" not in capfd.readouterr().out
     assert server.request("DELETE", "/v2/repository/models/acme/add").status == 200
+
+
+def values(response: Response) -> NDArray[Any]:
+    assert response.status == 200, response.body
+    return v2.decode_response(response.body, int(response.headers[v2.HEADER_LENGTH])).outputs[0].data
+
+
+def routines(server: RunningServer) -> int:
+    """Requests that the newest version of the only model knows in all but their values."""
+    (version,) = server.application.repository
+    return server.call(lambda: len(version.routines))  # type: ignore[no-any-return] # a number
+
+
+def test_a_routine_answers_each_request_for_itself(start_server: Start, adder: bytes) -> None:
+    server = start_server(EnclaveConfig(runtime=Runtime(inline_us=1_000_000)))
+    server.upload("acme/add", adder)
+    with server.connect() as wire:
+        plain = [values(wire.infer("acme/add", np.full((1, 4), n, np.float32))) for n in range(3)]
+        assert routines(server) == 0
+        step = plain[1] - plain[0]
+        for n in range(3, 12):
+            assert np.array_equal(values(wire.infer("acme/add", np.full((1, 4), n, np.float32))), plain[0] + n * step)
+        assert routines(server) == 1
+        # What has no such JSON is judged as ever.
+        wire.infer("acme/add", np.ones((1, 4), np.float64)).assert_problem(400, "input.datatype")
+        body, length = binary_request(np.ones((1, 4), np.float32))
+        header = f"Inference-Header-Content-Length: {length}"
+        wire.request("POST", "/v2/models/acme/add/infer", body + b"x", header).assert_problem(400, "input.size")
+        wire.request("POST", "/v2/models/acme/add/infer", body[:-1], header).assert_problem(400, "input.size")
+    assert counts(server) == (9, 3)
+    (version,) = server.application.repository
+    statistics = version.statistics
+    assert (statistics.successes, statistics.failures, version.runs) == (12, 3, 0)
+
+
+def test_a_routine_ends_with_what_ran_it(start_server: Start, adder: bytes) -> None:
+    server = start_server(EnclaveConfig(runtime=Runtime(inline_us=1_000_000)))
+    server.upload("acme/add", adder)
+    with server.connect() as wire:
+        for _ in range(6):
+            assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
+        assert routines(server) == 1
+        assert wire.request("POST", "/v2/repository/models/acme/add/unload").status == 200
+        assert routines(server) == 0
+        wire.infer("acme/add", np.ones((1, 4), np.float32)).assert_problem(404, "model.not_loaded")
+        assert wire.request("POST", "/v2/repository/models/acme/add/load").status == 200
+        for _ in range(2):
+            assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
+        assert routines(server) == 1
 
 
 def test_an_answer_that_cannot_be_written_is_an_incident_of_its_request_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from blindai.enclave.exchange import KnownHeaders
 from blindai.enclave.limits import KIB
 from blindai.enclave.pace import kind_of
 from blindai.enclave.reply import Reply
@@ -145,6 +146,8 @@ def header_length_of(headers: Headers) -> int | None:
     Raises:
         InvalidInput: `input.header_length`, for no number, or for two of them.
     """
+    if isinstance(headers, KnownHeaders):
+        return headers.json_length
     found: bytes | None = None
     for name, value in headers:
         if name == _HEADER_LENGTH:

@@ -25,6 +25,23 @@ Handler: TypeAlias = "Callable[[Headers, Buffer], Reply | asyncio.Future[Reply]]
 """Answers one request given its headers, names in lower case, and its whole body."""
 
 
+class KnownHeaders(list[tuple[bytes, bytes]]):
+    """Headers that come again and again, and what was read in them.
+
+    Args:
+        headers: names in lower case.
+        json_length: of the body's JSON part; None where all is JSON.
+        authorization: the one field of that name; None where there is none.
+    """
+
+    __slots__ = ("authorization", "json_length")
+
+    def __init__(self, headers: Headers, json_length: int | None, authorization: bytes | None) -> None:
+        super().__init__(headers)
+        self.json_length = json_length
+        self.authorization = authorization
+
+
 class Application(Protocol):
     """What a connection serves: an ASGI application that may take some requests directly.
 

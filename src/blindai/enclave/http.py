@@ -79,6 +79,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
         self.application = application
         self.limits = settings.limits
         self.timeouts = settings.timeouts
+        self._idle_seconds = settings.timeouts.idle_ms / 1000
         self.url = b""
         self._response_transport = _ResponseTransport(self)
         self._latest: Exchange  # set with the first head; nothing looks at it before
@@ -106,7 +107,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self._idle_since = self.loop.time()
-        self._arm(self._idle_since + self.timeouts.idle_ms / 1000)
+        self._arm(self._idle_since + self._idle_seconds)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(Unavailable("the enclave has as many connections as it may", code="busy"))
 
@@ -118,8 +119,9 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             data = data[size:]
         while data and not self._deaf:
             at_rest = self._is_at_rest()
-            if at_rest and self._known is not None and data.startswith(self._known.head):
-                rest = self._repeat(self._known, data)
+            known = self._known
+            if at_rest and known is not None and data.startswith(known.head):
+                rest = self._repeat(known, data)
                 if rest is not None:
                     data = rest
                     continue
@@ -283,12 +285,13 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
 
     def _repeat(self, known: KnownHead, data: bytes) -> bytes | None:
         """Take a request that begins with a known head, and return what follows it; None where the parser must."""
-        length = known.length
+        application, length = self.application, known.length
+        bodies = application.bodies
         try:
-            handler = self.application.direct(b"POST", known.target)
+            handler = application.direct(b"POST", known.target)
             if handler is None:
                 return None
-            self.application.bodies.take(length)
+            bodies.take(length)
         except BlindAIError:
             return None
         start = len(known.head)
@@ -306,9 +309,13 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             return b""
         reply = self._asked(handler, known.target, known.headers, data[start:end])
         if isinstance(reply, Reply):
-            self.application.bodies.give(length)
+            # As `_respond`, of which little is to do: the connection is at rest all the time.
+            bodies.give(length)
             self.transport.writelines(self._render(reply, keep_alive=True))
-            self.on_response_complete()
+            self.server_state.total_requests += 1
+            if self._write_since is None:
+                now = self._idle_since = self.loop.time()
+                self._arm(now + self._idle_seconds)
         else:
             exchange = self._latest = self._active = known.exchange(handler)
             exchange.received, exchange.more_body = length, False
@@ -458,7 +465,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             self._write_refusal(self._refusal)
         else:
             self._idle_since = self.loop.time()
-            self._arm(self._idle_since + self.timeouts.idle_ms / 1000)
+            self._arm(self._idle_since + self._idle_seconds)
 
     # Refusals of the connection itself, and its end.
 
@@ -557,7 +564,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
             fair = self._waiting_since + self._waiting_bytes / MIN_BODY_BYTES_PER_SECOND
             return min(self._progress, fair) + patience
         if self._active is None:
-            return self._idle_since + self.timeouts.idle_ms / 1000
+            return self._idle_since + self._idle_seconds
         return _NO_DEADLINE
 
     def _arm(self, when: float) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from blindai.enclave.exchange import DirectExchange, Handler, Headers
+from blindai.enclave.codec import header_length_of
+from blindai.enclave.exchange import DirectExchange, Handler, KnownHeaders
+from blindai.errors import InvalidInput
 
 _METHOD = b"POST "
 _END = b"\r\n\r\n"
+_AUTHORIZATION = b"authorization"
 
 
 class KnownHead(NamedTuple):
@@ -26,7 +29,7 @@ class KnownHead(NamedTuple):
 
     head: bytes
     target: bytes
-    headers: Headers
+    headers: KnownHeaders
     length: int
 
     def exchange(self, handler: Handler) -> DirectExchange:
@@ -55,6 +58,12 @@ def known_head(data: bytes, exchange: DirectExchange) -> KnownHead | None:
     lines = head.count(b"\r\n")
     if exchange.received != len(data) - end or head.count(b"\r") != lines or head.count(b"\n") != lines:
         return None
-    if any(name == b"expect" for name, _ in exchange.headers):
+    names = [name for name, _ in exchange.headers]
+    if b"expect" in names or names.count(_AUTHORIZATION) > 1:
         return None
-    return KnownHead(head, exchange.target, exchange.headers, exchange.length)
+    try:
+        json_length = header_length_of(exchange.headers)
+    except InvalidInput:
+        return None
+    headers = KnownHeaders(exchange.headers, json_length, dict(exchange.headers).get(_AUTHORIZATION))
+    return KnownHead(head, exchange.target, headers, exchange.length)

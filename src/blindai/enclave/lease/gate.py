@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from blindai.enclave.exchange import KnownHeaders
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.tokens import AUTHORIZATION
 from blindai.errors import BlindAIError, BudgetExhausted, InvalidInput, QuotaExceeded, Unavailable
@@ -101,11 +102,14 @@ class Gate:
             self._accounts = {}  # with a grant, tokens may have been revoked
             self._accounts_of = self._terms.consumers
         found: bytes | None = None
-        for name, value in headers:
-            if name == AUTHORIZATION:
-                if found is not None:
-                    return self._stranger(headers)
-                found = value
+        if isinstance(headers, KnownHeaders):
+            found = headers.authorization
+        else:
+            for name, value in headers:
+                if name == AUTHORIZATION:
+                    if found is not None:
+                        return self._stranger(headers)
+                    found = value
         account = self._accounts.get(found)
         if account is None:
             account = self._stranger(headers)
