@@ -118,6 +118,27 @@ def outcome(stranger: Connection, attack: Attack, model: bytes) -> tuple[str, st
         stranger.delete_model(MODEL)
 
 
+def test_a_model_that_crashes_each_time_is_withdrawn_after_three(
+    address: str, neighbour: Neighbour, figures: Callable[[str], None]
+) -> None:
+    (attack,) = (attack for attack in ATTACKS if attack.name == "a division that kills the process")
+    codes = []
+    with (
+        Connection(address, simulation=True, progress=False) as stranger,
+        undisturbed(neighbour, "a model that crashes until it is withdrawn", figures),
+    ):
+        stranger.upload_model(attack.build(), model_id=MODEL)
+        for _ in range(5):
+            with pytest.raises(BlindAIError) as refused:
+                stranger.predict(MODEL, np.array([[-1.0]], np.float32))
+            codes.append(refused.value.code)
+        assert "crashed" in refused.value.message
+        (listed,) = (model for model in stranger.models() if model.name == MODEL)
+        assert (listed.state, listed.reason) == ("UNAVAILABLE", "crashed")
+        stranger.delete_model(MODEL)
+    assert codes == ["model.crashed"] * 3 + ["model.not_loaded"] * 2
+
+
 @contextmanager
 def behind_the_gate(address: str) -> Iterator[ssl.SSLSocket]:
     """A bare TLS connection with its gate open, for clients who keep to no rule after that."""

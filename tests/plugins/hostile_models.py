@@ -166,6 +166,16 @@ def _foreign_operator() -> bytes:
     return model([helper.make_node("Own", ["x"], ["y"], domain="org.example")], domains=["org.example"])
 
 
+def _division() -> bytes:
+    """The smallest integer, divided by the number that is sent: -1 is an exception of the processor, and no error."""
+    return node_model(
+        helper.make_node("Cast", ["x"], ["by"], to=TensorProto.INT64),
+        helper.make_node("Div", ["smallest", "by"], ["quotient"]),
+        helper.make_node("Cast", ["quotient"], ["y"], to=TensorProto.FLOAT),
+        smallest=np.array([np.iinfo(np.int64).min], np.int64),
+    )
+
+
 def _file_outside() -> bytes:
     """Weights in a file of the host."""
     weights = TensorProto(name="w", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
@@ -196,5 +206,7 @@ ATTACKS: Final[Sequence[Attack]] = (
     Attack("an answer of no numbers", _zero_size, query=_floats(1.0, 2.0)),
     Attack("an operator of its own", _foreign_operator, upload=frozenset({"model.op_domain"})),
     Attack("a file of the host as weights", _file_outside, upload=frozenset({"model.external_data_path"})),
+    Attack("a division that kills the process", _division, query=_floats(-1.0), upload=frozenset({"model.crashed"}),
+           run=frozenset({"model.crashed"})),
     Attack("no model at all", lambda: bytes(range(8, 256)) * 40, upload=frozenset({"model.damaged", "model.invalid"})),
 )  # fmt: skip
