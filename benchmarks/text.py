@@ -21,11 +21,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from processes import HERE, enclave, stop
+from processes import HERE, enclave
 from report import Table
 from timing import FULL, QUICK, Effort, Lane, Repeated, Spread, interleave, ratio
 
 import blindai
+from blindai.demo.enclaves import stop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
