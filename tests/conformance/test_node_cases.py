@@ -98,8 +98,11 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Connection]:
-    with served() as address, Connection(address, simulation=True) as connection:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    # A process for each of 1,900 models would take minutes. That a process changes no answer is the sandbox's to test.
+    config = tmp_path_factory.mktemp("node-cases") / "enclave.toml"
+    config.write_text('[runtime]\nisolation = "thread"\n')
+    with served(config=config) as address, Connection(address, simulation=True) as connection:
         yield connection
 
 
