@@ -127,3 +127,23 @@ def test_metadata_shows_what_the_trial_measured(connection: Connection) -> None:
     assert trial.max_batch >= 1
     assert trial.run_us > 0
     assert [candidate.engine for candidate in trial.candidates][:1]
+
+
+def test_a_panic_of_the_tokenizers_library_is_a_refusal_and_its_words_go_nowhere(
+    connection: Connection, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = {
+        "type": "BPE",
+        "vocab": {"aloof": 0, "b": 1},
+        "merges": [["aloof", "b"]],
+        "continuing_subword_prefix": "#" * 9,
+    }
+    files = text_models.files(model=model)
+    with pytest.raises(blindai.InvalidModel) as caught:
+        connection.upload_model(
+            text_models.model(), model_id="acme/bad", tokenizer=files["tokenizer.json"], task="embed"
+        )
+    assert caught.value.code == "model.tokenizer"
+    written = capfd.readouterr()
+    assert "panicked" not in written.out + written.err
+    assert "aloof" not in written.out + written.err
