@@ -42,6 +42,11 @@ def test_long_messages_are_told_from_short_ones() -> None:
     assert not long_to_read(bytes(1 << 20), 100)
     assert long_to_read(bytes(1 << 20), 1 << 16)
     assert long_to_read(bytes(1 << 20), None)
+    # Texts are taken apart one by one, wherever they stand and however their type is spelt.
+    for datatype in (b"BYTES", b"\\u0042YTES"):
+        header = b'{"inputs":[{"datatype":"%b"}]}' % datatype
+        assert long_to_read(header + bytes(1 << 20), len(header))
+        assert not long_to_read(header + bytes(1 << 10), len(header))
     large = [Tensor.from_array("y", np.zeros(1 << 16, np.float32))]
     in_binary, in_json = (CODEC.decode(*request(binary=binary), 0) for binary in (True, False))
     assert not long_to_write(in_binary, large)

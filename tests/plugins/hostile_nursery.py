@@ -26,7 +26,17 @@ from blindai.enclave.description import Description, Trial
 from blindai.enclave.engine import TensorSpec
 from blindai.enclave.sandbox import nursery, worker
 from blindai.enclave.sandbox.confinement import Bounds, confine
-from blindai.enclave.sandbox.messages import FRAME, Answer, Kind, Loaded, Refusal, TensorHead, encode, frame
+from blindai.enclave.sandbox.messages import (
+    FRAME,
+    MAX_ANSWER_TEXTS,
+    Answer,
+    Kind,
+    Loaded,
+    Refusal,
+    TensorHead,
+    encode,
+    frame,
+)
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 X86: Final = os.uname().machine == "x86_64"
@@ -194,6 +204,15 @@ def set_length(talker: Talker) -> None:
     talker.say(encode(Answer([X, YES, WORD])), offset=4096)
 
 
+def answer_with_countless_texts(talker: Talker) -> None:
+    talker.load()
+    count = MAX_ANSWER_TEXTS + 1
+    talker.lane.send(frame(Kind.GROW, talker.number, figure=8 * count))
+    talker.memory = talker.receive_slot()
+    texts = msgspec.structs.replace(WORD, shape=(count,), size=4 * count)
+    talker.say(encode(Answer([X, YES, texts])), offset=7 * count)
+
+
 def flood(talker: Talker) -> None:
     while True:
         talker.lane.send(bytes(100_000))
@@ -288,6 +307,7 @@ RUNS: Final[dict[str, Callable[[Talker], object]]] = {
         sized(shape=(5000, 2), size=40_000), sized(name="flag", datatype="BOOL", shape=(40_000,), size=40_000), WORD
     ),
     "flag_of_two": set_flag,
+    "countless_texts": answer_with_countless_texts,
     "text_beyond": set_length,
     "grow_twice": lambda t: answer_after_growing(t, 1 << 20, 1 << 21),
     "grow_beyond": lambda t: answer_after_growing(t, 1 << 40),

@@ -46,6 +46,9 @@ MAX_ANSWER_BYTES: Final = 256 << 20
 """Outputs of one run, four times as much as a request may send by default. The server holds them while it sends."""
 
 
+MAX_ANSWER_TEXTS: Final = 1 << 18
+"""Elements of BYTES in the outputs of one run. The server takes them apart one by one, on its event loop."""
+
 EXIT_FAULT: Final = 70
 """Status of a process in which something went wrong that no code stands for."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import resource
@@ -27,6 +28,7 @@ from blindai.enclave.sandbox.messages import (
     EXIT_MEMORY,
     FRAME,
     MAX_ANSWER_BYTES,
+    MAX_ANSWER_TEXTS,
     MAX_HEADER_BYTES,
     Answer,
     Kind,
@@ -463,6 +465,8 @@ class WorkerProcess:
             raise ProtocolError("it answered with other outputs than were asked for")
         if sum(head.size for head in heads) > slot.size:
             raise ProtocolError("its answer is larger than its memory")
+        if sum(math.prod(head.shape) for head in heads if head.datatype == "BYTES") > MAX_ANSWER_TEXTS:
+            raise ProtocolError("its answer has more texts than it may have")
         columns = []
         for head in heads:
             if head.datatype != self._datatypes.get(head.name):

@@ -26,6 +26,7 @@ from blindai.enclave.sandbox.messages import (
     EXIT_MEMORY,
     FRAME,
     MAX_ANSWER_BYTES,
+    MAX_ANSWER_TEXTS,
     MAX_HEADER_BYTES,
     Answer,
     Kind,
@@ -63,6 +64,7 @@ _SMALLEST: Final = bytes.fromhex(
 )
 _NO_MEMORY: Final = Refusal("quota.run_memory", "the model needs more memory than its process may have")
 _TOO_LONG: Final = Refusal("quota.run_memory", f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+_TOO_MANY: Final = Refusal("quota.run_memory", f"the answer has more than {MAX_ANSWER_TEXTS} texts")
 
 
 def prepare(name: EngineName) -> None:
@@ -261,6 +263,8 @@ class Lane:
 
     def _place(self, outputs: Sequence[Tensor], layout: Layout) -> bytes:
         """Place an answer; the structure that says where it lies."""
+        if sum(tensor.data.size for tensor in outputs if tensor.datatype == "BYTES") > MAX_ANSWER_TEXTS:
+            return encode(_TOO_MANY)
         if sum(map(size_of, outputs)) > MAX_ANSWER_BYTES:
             return encode(_TOO_LONG)
         for tensor in outputs:
