@@ -11,6 +11,7 @@ import pytest
 
 import blindai
 from blindai.attestation.result import STEPS
+from blindai.wire.problems import PROBLEMS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "codes.md"
 PACKAGE = Path(blindai.__file__).parent
@@ -32,7 +33,10 @@ _WITHOUT_STEP = (
     "operator.",
     "password.",
     "csrf.",
+    "configuration.",
+    "proxy.",
 )
+_SETTING = re.compile(r"(configuration|proxy)\.[a-z_]+")
 # Functions that put the first part of the code before their argument.
 _PREFIXES = {"refusal": "endorsements", "_attributes": "platform"}
 
@@ -92,7 +96,22 @@ def test_every_code_that_is_raised_is_on_the_page(raised: dict[str, str]) -> Non
 
 def test_every_code_on_the_page_is_raised(raised: dict[str, str]) -> None:
     everything = raised | raised_below("enclave", "custody", "wire", "cli")
-    assert [code for code in on_page() if not any(re.fullmatch(known, code) for known in everything)] == []
+    others = [code for code in on_page() if not _SETTING.fullmatch(code)]
+    assert [code for code in others if not any(re.fullmatch(known, code) for known in everything)] == []
+
+
+def settings_refused() -> set[str]:
+    """Codes of settings that a client, a server or a command refuses, wherever they stand in the code."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")]
+    constants = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {value for value in constants if isinstance(value, str) and _SETTING.fullmatch(value)}
+
+
+def test_every_code_of_a_setting_is_listed_and_no_other() -> None:
+    found = settings_refused()
+    assert {"configuration.policy_missing", "configuration.isolation", "proxy.address"} <= found
+    # What a proxy answers to requests stands with its status, as `test_docs` checks.
+    assert {code for code in on_page() if _SETTING.fullmatch(code)} == found - PROBLEMS.keys()
 
 
 def test_the_scan_sees_codes_of_every_kind(raised: dict[str, str]) -> None:
