@@ -8,7 +8,7 @@ with any of these is none of the kind.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blindai.enclave.engine import Repeatable
 from blindai.enclave.reply import Reply
@@ -19,6 +19,7 @@ from blindai.wire.tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from blindai.enclave.engine import Repetition, Session
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 # Kept for one version. A model has few shapes that are asked for by the thousand.
 _MOST_ROUTINES: Final = 16
+
+
+class _Output(NamedTuple):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 class Routine:
@@ -45,7 +53,7 @@ class Routine:
         size: bytes of their tensors.
     """
 
-    __slots__ = ("_head", "_headers", "_names", "_outputs", "layout", "record", "repetition", "session", "size")
+    __slots__ = ("_head", "_headers", "_outputs", "layout", "record", "repetition", "session", "size")
 
     def __init__(
         self,
@@ -62,20 +70,24 @@ class Routine:
         self.repetition = repetition
         self.record = record
         self.size = layout.size
-        self._names = [(tensor.name, tensor.datatype) for tensor in outputs]
-        self._outputs = [(tensor.data.shape, tensor.data.dtype) for tensor in outputs]
+        self._outputs = [
+            _Output(tensor.name, tensor.datatype, tensor.data.shape, tensor.data.dtype) for tensor in outputs
+        ]
         self._headers = reply.headers
         self._head = bytes(reply.buffers[0])
 
     def answer(self, outputs: list[NDArray[Any]]) -> Reply | None:
         """The answer with these outputs; None where their shapes differ from those seen before."""
-        if [(data.shape, data.dtype) for data in outputs] != self._outputs:
-            return None
-        return Reply(200, self._headers, [self._head, *map(data_of, self.tensors(outputs))])
+        message: list[bytes | memoryview] = [self._head]
+        for (name, datatype, shape, dtype), data in zip(self._outputs, outputs, strict=True):
+            if data.shape != shape or data.dtype != dtype:
+                return None
+            message.append(data_of(Tensor(name, datatype, data)))
+        return Reply(200, self._headers, message)
 
     def tensors(self, outputs: list[NDArray[Any]]) -> list[Tensor]:
         """The outputs of a run."""
-        return [Tensor(name, datatype, data) for (name, datatype), data in zip(self._names, outputs, strict=True)]
+        return [Tensor(tensor.name, tensor.datatype, data) for tensor, data in zip(self._outputs, outputs, strict=True)]
 
 
 class Routines(dict[bytes, Routine]):
