@@ -242,13 +242,34 @@ def test_what_is_handed_out_can_be_changed_by_nobody() -> None:
         with plain.filling() as target:
             target[:] = b"0123456789"
         seals = fcntl.fcntl(plain.fileno(), fcntl.F_GET_SEALS)
-        assert seals == fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        assert seals == fcntl.F_SEAL_SEAL | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         with pytest.raises(PermissionError):
             mmap.mmap(plain.fileno(), 10)
         with pytest.raises(PermissionError):
-            os.ftruncate(plain.fileno(), 0)
+            os.ftruncate(plain.fileno(), 20)
         assert plain.view.readonly
         assert (bytes(plain.view), plain.bundle) == (b"0123456789", True)
+        assert plain.read() == b"0123456789"
+
+
+def test_whoever_keeps_the_file_keeps_no_memory() -> None:
+    with in_memory(10, bundle=False) as plain:
+        with plain.filling() as target:
+            target[:] = b"0123456789"
+        kept = os.dup(plain.fileno())
+    try:
+        assert os.fstat(kept).st_size == 0
+        assert os.fstat(kept).st_blocks == 0
+    finally:
+        os.close(kept)
+
+
+def test_a_file_that_its_process_has_cut_is_read_short() -> None:
+    with in_memory(10, bundle=False) as plain:
+        with plain.filling() as target:
+            target[:] = b"0123456789"
+        os.ftruncate(plain.fileno(), 4)
+        assert plain.read() == b"0123"
 
 
 def test_where_there_are_no_files_in_memory_a_buffer_is_wiped() -> None:

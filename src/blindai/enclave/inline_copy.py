@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from blindai.crypto.wipe import wipe
 from blindai.enclave.bundle import split
 from blindai.enclave.config import EngineName
 from blindai.enclave.description import Task
@@ -63,9 +64,12 @@ def open_copy(plain: PlainModel) -> Session | None:
     Args:
         plain: a model of which `may_have_copy` holds, and `is_light` of what runs it.
     """
-    view = plain.view
+    body = plain.read()  # not mapped: its process has the file too
     try:
+        view = memoryview(body)
         model, external = split(view) if plain.bundle else (view, {})
         return engine(EngineName.ONNXRUNTIME).load(model, external) if is_bounded(model) else None
     except BlindAIError:
         return None  # it runs in its process all the same
+    finally:
+        wipe(body)

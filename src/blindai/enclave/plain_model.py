@@ -1,7 +1,8 @@
 """A model in clear, for as long as it is being loaded: in a file in memory, which another process may read.
 
-The file is whole before anybody else sees it, and sealed then (memfd_create(2), F_ADD_SEALS): neither the process that
-loads it nor anybody it hands it to can change it or cut it short under whoever reads it.
+The file is whole before anybody else sees it, and sealed then (memfd_create(2), F_ADD_SEALS): the process that loads it
+can neither change nor lengthen it. When the load has ended the server cuts it to nothing: a process that keeps it mapped
+keeps no memory, and is ended by the kernel where it looks at it again.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class MemoryBuffer:
         """There is no file. Raises OSError."""
         raise OSError(errno.ENOTSUP, "this system has no files in memory")
 
+    def read(self) -> bytearray:
+        """A copy of its bytes; whoever asked for it wipes it."""
+        return bytearray(self._buffer)
+
     @contextlib.contextmanager
     def filling(self) -> Iterator[memoryview]:
         """What its bytes are written to, once, before anybody sees it."""
@@ -91,7 +96,7 @@ class MemoryFile:
 
     @property
     def view(self) -> memoryview:
-        """As `runner.Plain.view`."""
+        """As `runner.Plain.view`. Only where no other process has the file: one that could cut it would end this one."""
         if self._mapped is None:
             self._mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
         return memoryview(self._mapped)
@@ -99,6 +104,14 @@ class MemoryFile:
     def fileno(self) -> int:
         """As `runner.Plain.fileno`."""
         return self._descriptor
+
+    def read(self) -> bytearray:
+        """As `MemoryBuffer.read`; shorter where somebody cut the file."""
+        copied = bytearray(self.size)
+        with memoryview(copied) as target:
+            length = os.preadv(self._descriptor, [target], 0)
+        del copied[length:]
+        return copied
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[memoryview]:
@@ -114,10 +127,11 @@ class MemoryFile:
         _seal(self._descriptor)
 
     def close(self) -> None:
-        """Let go of it; harmless when repeated."""
+        """Free its memory, whoever else has it; harmless when repeated."""
         if self._mapped is not None:
             _unmap(self._mapped)
         if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -152,7 +166,7 @@ def _seal(descriptor: int) -> None:
     if sys.platform == "linux":
         import fcntl
 
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
