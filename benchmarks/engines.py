@@ -21,7 +21,7 @@ from report import Goal, Table
 from timing import FULL, QUICK, Effort, Repeated, Spread, interleave, ratio
 
 from blindai.enclave.config import EngineName
-from blindai.enclave.opening import OpeningSettings, open_model
+from blindai.enclave.model_file.opening import OpeningSettings, open_model
 from blindai.enclave.trial.agreement import TOLERANCES
 from blindai.wire.tensor import Tensor
 

@@ -26,14 +26,14 @@ from blindai.channel.gated import GatedProtocol
 from blindai.channel.keyset import PrivateKeyset
 from blindai.channel.tls import TLSPipe, client_context, server_context
 from blindai.enclave.allocator import keep_freed_memory
+from blindai.enclave.api.receipts import Receipts
 from blindai.enclave.app import Application
-from blindai.enclave.codec import Codec
 from blindai.enclave.config import EnclaveConfig, Runtime
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from blindai.enclave.http import EnclaveHttpProtocol
-from blindai.enclave.model_id import parse_model_id
-from blindai.enclave.model_version import ModelVersion
-from blindai.enclave.receipts import Receipts
+from blindai.enclave.http.connection import EnclaveHttpProtocol
+from blindai.enclave.models.model_id import parse_model_id
+from blindai.enclave.models.model_version import ModelVersion
+from blindai.enclave.running.codec import Codec
 
 _CALLS = 200
 _PATH = f"/v2/models/{MODEL}/infer"

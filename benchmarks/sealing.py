@@ -26,7 +26,7 @@ from blindai.custody.sealing import SealedModel, new_data_key, seal
 from blindai.enclave.allocator import keep_freed_memory
 from blindai.enclave.engine import Session
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from blindai.enclave.sealed_model import close_wiped, load_sealed, opened
+from blindai.enclave.models.sealed_model import close_wiped, load_sealed, opened
 from blindai.wire.bundle import ONNX_TYPE
 from blindai.wire.sealed_model import MAX_HEADER_BYTES, read_head
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from blindai.client import model_file
 from blindai.client.model_file import CHUNK_BYTES, ModelBody, ModelSource
 from blindai.demo.patients import load_model
-from blindai.enclave.bundle import Bundle
+from blindai.enclave.models.bundle import Bundle
 from blindai.errors import InvalidModel
 from blindai.wire.bundle import MAX_BUNDLE_FILES
 

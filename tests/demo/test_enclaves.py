@@ -67,5 +67,5 @@ def test_the_back_door_changes_nothing_but_the_server(tmp_path: Path) -> None:
     copy = install_back_door(tmp_path, tmp_path / "loot") / "blindai"
     names = {path.relative_to(package) for path in package.rglob("*.py")}
     changed = [name for name in names if (copy / name).read_bytes() != (package / name).read_bytes()]
-    assert changed == [Path("enclave/http.py")]
-    compile((copy / "enclave/http.py").read_text(), "http.py", "exec")
+    assert changed == [Path("enclave/http/connection.py")]
+    compile((copy / "enclave/http/connection.py").read_text(), "connection.py", "exec")

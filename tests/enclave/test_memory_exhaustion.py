@@ -21,8 +21,8 @@ from blindai import Connection
 from blindai.demo.enclaves import served
 from blindai.enclave.config import Limits
 from blindai.enclave.limits import LOAD_BYTES, MIB
-from blindai.enclave.model_id import ModelId
-from blindai.enclave.model_version import State
+from blindai.enclave.models.model_id import ModelId
+from blindai.enclave.models.model_version import State
 from blindai.enclave.sandbox.process import PROCESS_BYTES
 from blindai.wire.tensor import Tensor
 from enclave_server import node_model

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blindai.enclave.limits import Budget
 from blindai.enclave.metrics import Metrics
-from blindai.enclave.run import Counts
+from blindai.enclave.running.run import Counts
 from blindai.errors import Unavailable
 from blindai.wire.problems import PROBLEMS
 from repositories import ThreadRepository

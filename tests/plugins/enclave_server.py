@@ -20,10 +20,10 @@ from blindai.channel.end import AttestedEnd
 from blindai.channel.server import AttestedProtocols
 from blindai.enclave.app import Application
 from blindai.enclave.config import EnclaveConfig
-from blindai.enclave.description import Trial
 from blindai.enclave.engine import Engine
-from blindai.enclave.opening import Opened
-from blindai.enclave.runner import Plain
+from blindai.enclave.model_file.opening import Opened
+from blindai.enclave.models.description import Trial
+from blindai.enclave.running.runner import Plain
 from blindai.enclave.server import run, serve
 from blindai.wire import v2
 

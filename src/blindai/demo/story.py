@@ -82,9 +82,7 @@ def tell(console: Console) -> Summary:
         console.print(f"[bold]1.[/] An enclave starts in a process of its own: {escape(address)}")
         console.print("   The policy says which code it must run: that of this package, measured here.\n")
         if RUNTIME:
-            console.print(
-                "   [dim]This system cannot confine models: they run in the server's own process.[/]\n"
-            )
+            console.print("   [dim]This system cannot confine models: they run in the server's own process.[/]\n")
         with Connection(address, policy=manifest, progress=False) as client:
             _show_attestation(console, client)
             _predict(console, client, summary)

@@ -11,20 +11,20 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 
+from blindai.enclave.api.endpoints import Endpoints
+from blindai.enclave.api.openai import EMBEDDINGS, OpenAI, plain_path
+from blindai.enclave.api.receipts import Receipts
 from blindai.enclave.config import Isolation
-from blindai.enclave.endpoints import Endpoints
-from blindai.enclave.inference import Inference
+from blindai.enclave.http.reply import problem_content, problem_headers
 from blindai.enclave.lease.borrowing import borrow
 from blindai.enclave.limits import MAX_CACHED_ROUTES, Budget
 from blindai.enclave.metrics import Metrics
-from blindai.enclave.model_id import RULE, ModelId, parse_model_id, parse_version
-from blindai.enclave.model_version import not_found
-from blindai.enclave.openai import EMBEDDINGS, OpenAI, plain_path
-from blindai.enclave.opening import Opened, OpeningSettings, open_model
-from blindai.enclave.receipts import Receipts
-from blindai.enclave.reply import problem_content, problem_headers
-from blindai.enclave.repository import Repository
-from blindai.enclave.thread_runner import RunningThreads, ThreadLoader
+from blindai.enclave.model_file.opening import Opened, OpeningSettings, open_model
+from blindai.enclave.models.model_id import RULE, ModelId, parse_model_id, parse_version
+from blindai.enclave.models.model_version import not_found
+from blindai.enclave.models.repository import Repository
+from blindai.enclave.running.inference import Inference
+from blindai.enclave.running.thread_runner import RunningThreads, ThreadLoader
 from blindai.errors import BlindAIError, InvalidInput, Unavailable
 from blindai.wire.openai import PREFIX as OPENAI_PREFIX
 from blindai.wire.problems import status_of
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from uvicorn._types import Scope as UvicornScope
 
     from blindai.channel.calling import CallingEnd
+    from blindai.enclave.api.receipts import Signer
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.description import Trial
     from blindai.enclave.engine import Engine
-    from blindai.enclave.exchange import Handler
-    from blindai.enclave.receipts import Signer
-    from blindai.enclave.runner import Loader, Plain
+    from blindai.enclave.http.exchange import Handler
+    from blindai.enclave.models.description import Trial
+    from blindai.enclave.running.runner import Loader, Plain
     from blindai.enclave.sandbox.sandbox import Sandbox
     from blindai.wire.custody import Grant
 

@@ -16,7 +16,7 @@ import msgspec
 
 from blindai.channel.statement import config_digest
 from blindai.enclave.limits import GIB, KIB, MIB
-from blindai.enclave.model_id import RULE, ModelId, parse_model_id
+from blindai.enclave.models.model_id import RULE, ModelId, parse_model_id
 from blindai.errors import ConfigurationError, InvalidInput
 from blindai.wire.custody import Hex32, LeaseId
 

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from blindai.enclave.lease.clock import NS_PER_SECOND, elapsed_ns
 from blindai.enclave.lease.state import Phase
-from blindai.enclave.model_version import State
+from blindai.enclave.models.model_version import State
 from blindai.wire.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.limits import Budget
-    from blindai.enclave.repository import Repository
-    from blindai.enclave.run import Counts
+    from blindai.enclave.models.repository import Repository
+    from blindai.enclave.running.run import Counts
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

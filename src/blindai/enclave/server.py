@@ -17,7 +17,7 @@ import uvicorn
 from blindai.channel.listening import BACKLOG, listen, stopped_by_signals
 from blindai.channel.listening import run as run_loop
 from blindai.enclave.allocator import keep_freed_memory
-from blindai.enclave.http import EnclaveHttpProtocol
+from blindai.enclave.http.connection import EnclaveHttpProtocol
 from blindai.wire.problems import PLATFORM_HEADER
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from blindai.channel.http1 import Answer
 from blindai.channel.keyset import PrivateKeyset
 from blindai.crypto import hpke
 from blindai.custody.sealing import new_data_key, seal
+from blindai.enclave.api.receipts import Receipts
 from blindai.enclave.config import Custody, EnclaveConfig
-from blindai.enclave.inference import Inference
+from blindai.enclave.http.reply import Reply
 from blindai.enclave.lease.keeper import Keeper
 from blindai.enclave.lease.model import LoanedModel
-from blindai.enclave.receipts import Receipts
-from blindai.enclave.reply import Reply
+from blindai.enclave.running.inference import Inference
 from blindai.errors import BlindAIError, InvalidInput, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.consumer_token import ConsumerToken

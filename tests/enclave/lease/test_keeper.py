@@ -17,8 +17,8 @@ from blindai.enclave.engine import Session
 from blindai.enclave.lease import gate, keeper, line
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.state import Phase
-from blindai.enclave.model_version import ModelVersion
-from blindai.enclave.runner import Ran
+from blindai.enclave.models.model_version import ModelVersion
+from blindai.enclave.running.runner import Ran
 from blindai.errors import BudgetExhausted, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.custody import GrantAnswer, LeaseState, Renewal, RequestState, RequestStatus

@@ -10,11 +10,11 @@ import pytest
 
 from blindai.channel.http1 import Answer
 from blindai.crypto.wipe import fresh_bytes
+from blindai.enclave.api.receipts import Receipts
 from blindai.enclave.config import Custody, EnclaveConfig
-from blindai.enclave.inference import Inference
 from blindai.enclave.lease.model import LoanedModel
-from blindai.enclave.model_version import State
-from blindai.enclave.receipts import Receipts
+from blindai.enclave.models.model_version import State
+from blindai.enclave.running.inference import Inference
 from blindai.errors import BlindAIError, InvalidModel, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.problems import problem_body

@@ -11,14 +11,16 @@ from blindai.enclave.sandbox.messages import REFUSALS, ProtocolError, Refusal, e
 from blindai.errors import BlindAIError, InvalidInput, QuotaExceeded
 
 ENCLAVE = Path(blindai.__file__).parent / "enclave"
-CONFINED = ("bundle.py", "engine.py", "external_data.py", "onnx_file.py", "opening.py", "protobuf.py", "shape_flow.py")
-"""Modules whose code runs in the process of a model, besides the packages `engines`, `text` and `trial`."""
+CONFINED = ("models/bundle.py", "engine.py")
+"""Modules whose code runs in the process of a model, besides the packages `engines`, `model_file`, `text` and `trial`."""
 
 
 def codes() -> Iterator[str]:
     """Those given to errors in what runs in the process of a model."""
     files = [ENCLAVE / name for name in CONFINED]
-    files += [path for folder in ("engines", "text", "trial") for path in (ENCLAVE / folder).rglob("*.py")]
+    files += [
+        path for folder in ("engines", "model_file", "text", "trial") for path in (ENCLAVE / folder).rglob("*.py")
+    ]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):

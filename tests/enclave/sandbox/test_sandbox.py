@@ -22,8 +22,8 @@ import pytest
 
 import blindai
 from blindai.enclave.config import Runtime, Timeouts
-from blindai.enclave.onnx_file import MAX_VALUES
-from blindai.enclave.runner import Work
+from blindai.enclave.model_file.onnx_file import MAX_VALUES
+from blindai.enclave.running.runner import Work
 from blindai.enclave.sandbox.sandbox import Sandbox
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, ModelNotFound, QuotaExceeded, Unavailable
 from blindai.wire.tensor import Tensor

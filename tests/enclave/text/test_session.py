@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import text_models
-from blindai.enclave.description import Task
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+from blindai.enclave.models.description import Task
 from blindai.enclave.text import open_text
 from blindai.enclave.text.session import MAX_TEXT_BYTES, MAX_TEXTS
 from blindai.errors import BlindAIError

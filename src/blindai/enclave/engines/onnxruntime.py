@@ -18,7 +18,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from blindai.enclave.engine import Signature, TensorSpec
-from blindai.enclave.onnx_file import inspect, refuse_type
+from blindai.enclave.model_file.onnx_file import inspect, refuse_type
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 from blindai.wire.tensor import Tensor, quoted
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from blindai.enclave.engine import Cancellation
-    from blindai.enclave.onnx_file import OnnxFile, ValueSpec
+    from blindai.enclave.model_file.onnx_file import OnnxFile, ValueSpec
     from blindai.wire.tensor import Buffer
 
 MAX_MESSAGE: Final = 300

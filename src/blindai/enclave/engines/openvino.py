@@ -29,9 +29,9 @@ from openvino.frontend import (
 )
 
 from blindai.enclave.engine import MAX_LISTED, Signature, TensorSpec
-from blindai.enclave.external_data import embed
-from blindai.enclave.onnx_file import inspect
-from blindai.enclave.shape_flow import is_bounded
+from blindai.enclave.model_file.external_data import embed
+from blindai.enclave.model_file.onnx_file import inspect
+from blindai.enclave.model_file.shape_flow import is_bounded
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 from blindai.wire.datatype import DATATYPES
 from blindai.wire.metadata import VARIABLE
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from blindai.enclave.engine import Cancellation
-    from blindai.enclave.onnx_file import OnnxFile, ValueSpec
+    from blindai.enclave.model_file.onnx_file import OnnxFile, ValueSpec
     from blindai.wire.tensor import Buffer
 
 MAX_MESSAGE: Final = 300

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from blindai.channel.calling import CallingEnd
     from blindai.enclave.config import Custody, Limits
-    from blindai.enclave.inference import Inference
-    from blindai.enclave.repository import Repository
+    from blindai.enclave.models.repository import Repository
+    from blindai.enclave.running.inference import Inference
     from blindai.errors import BlindAIError
 
 

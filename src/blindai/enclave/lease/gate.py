@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from blindai.enclave.exchange import KnownHeaders
+from blindai.enclave.http.exchange import KnownHeaders
 from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.tokens import AUTHORIZATION
 from blindai.errors import BlindAIError, BudgetExhausted, InvalidInput, QuotaExceeded, Unavailable
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from blindai.enclave.engine import Cancellation, Session
-    from blindai.enclave.exchange import Headers
-    from blindai.enclave.inference import Inference
+    from blindai.enclave.http.exchange import Headers
+    from blindai.enclave.http.reply import Reply
     from blindai.enclave.lease.meter import Account, Meter
     from blindai.enclave.lease.state import Terms
     from blindai.enclave.lease.tokens import Tokens
-    from blindai.enclave.model_version import ModelVersion
-    from blindai.enclave.reply import Reply
+    from blindai.enclave.models.model_version import ModelVersion
+    from blindai.enclave.running.inference import Inference
     from blindai.wire.tensor import Buffer, Tensor
 
 # How long a query waits for units that were asked for. A renewal takes milliseconds; a line that was cut, for ever.

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
     from blindai.channel.keyset import PrivateKeyset
     from blindai.enclave.config import Custody
-    from blindai.enclave.exchange import Headers
-    from blindai.enclave.inference import Inference
+    from blindai.enclave.http.exchange import Headers
     from blindai.enclave.lease.line import Connection
     from blindai.enclave.lease.meter import Account
     from blindai.enclave.lease.model import LoanedModel
     from blindai.enclave.lease.state import Phase
-    from blindai.enclave.model_id import ModelId
+    from blindai.enclave.models.model_id import ModelId
+    from blindai.enclave.running.inference import Inference
 
 # A renewal is one transaction of the custodian's database.
 _ANSWER_SECONDS: Final = 10.0

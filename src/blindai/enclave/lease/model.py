@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from blindai.crypto.wipe import wipe
 from blindai.enclave.lease.line import Line
-from blindai.enclave.sealed_model import SealedFile
+from blindai.enclave.models.sealed_model import SealedFile
 from blindai.errors import Unavailable
 from blindai.wire.custody import ARTEFACTS, ArtefactRange
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blindai.enclave.config import Custody
-    from blindai.enclave.inference import Inference
     from blindai.enclave.lease.line import Connection
-    from blindai.enclave.model_version import ModelVersion
-    from blindai.enclave.repository import Repository
-    from blindai.enclave.sealed_model import SealedSource
+    from blindai.enclave.models.model_version import ModelVersion
+    from blindai.enclave.models.repository import Repository
+    from blindai.enclave.models.sealed_model import SealedSource
+    from blindai.enclave.running.inference import Inference
 
 # One part of the sealed model, of up to 8 MiB: a line slower than half a megabyte a second is of no use.
 _PART_SECONDS: Final = 16.0

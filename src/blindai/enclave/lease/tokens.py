@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from blindai.enclave.exchange import Headers
+    from blindai.enclave.http.exchange import Headers
 
 AUTHORIZATION: Final = b"authorization"
 _SCHEME: Final = b"bearer "

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from blindai.enclave.config import Runtime
-from blindai.enclave.description import Description, Trial
-from blindai.enclave.onnx_file import MAX_VALUES
+from blindai.enclave.model_file.onnx_file import MAX_VALUES
+from blindai.enclave.models.description import Description, Trial
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
 from blindai.wire.datatype import DATATYPES
 from blindai.wire.tensor import MAX_RANK

@@ -19,10 +19,10 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from blindai.enclave.alarm import Alarm
-from blindai.enclave.batch import rows_of
-from blindai.enclave.prompt import Prompt
-from blindai.enclave.runner import Ran
+from blindai.enclave.running.alarm import Alarm
+from blindai.enclave.running.batch import rows_of
+from blindai.enclave.running.prompt import Prompt
+from blindai.enclave.running.runner import Ran
 from blindai.enclave.sandbox.confinement import NICE
 from blindai.enclave.sandbox.messages import (
     EXIT_MEMORY,
@@ -51,8 +51,8 @@ from blindai.errors import BlindAIError, InvalidModel, ModelNotFound, QuotaExcee
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blindai.enclave.description import Description
-    from blindai.enclave.runner import Plain, Work
+    from blindai.enclave.models.description import Description
+    from blindai.enclave.running.runner import Plain, Work
     from blindai.enclave.sandbox.fork_server import Forked
     from blindai.enclave.sandbox.messages import Died
     from blindai.wire.tensor import Tensor

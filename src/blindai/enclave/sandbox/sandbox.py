@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blindai.enclave.config import EnclaveConfig
-    from blindai.enclave.description import Trial
-    from blindai.enclave.runner import Plain
+    from blindai.enclave.models.description import Trial
+    from blindai.enclave.running.runner import Plain
 
 _EXPANSION: Final = 4
 """Bytes of a tensor for each byte of a request's body, at most: an FP64 of one digit and a comma in JSON."""

@@ -12,7 +12,7 @@ import os
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from blindai.enclave.batch import UNBATCHABLE
+from blindai.enclave.running.batch import UNBATCHABLE
 from blindai.enclave.sandbox.messages import ProtocolError, TensorHead
 from blindai.errors import InvalidInput, InvalidModel
 from blindai.wire.tensor import Tensor, from_binary, quoted, to_binary

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from blindai.enclave.config import EngineName
-from blindai.enclave.opening import OpeningSettings, open_model
+from blindai.enclave.model_file.opening import OpeningSettings, open_model
 from blindai.enclave.sandbox.confinement import Bounds, confine
 from blindai.enclave.sandbox.messages import (
     EXIT_FAULT,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from blindai.enclave.description import Task
 from blindai.enclave.engine import Signature, TensorSpec
+from blindai.enclave.models.description import Task
 from blindai.enclave.text.head import head_of
 from blindai.enclave.text.tokenizer import TextTokenizer, Tokens, refused_tokenizer
 from blindai.errors import InvalidInput, InvalidModel, QuotaExceeded

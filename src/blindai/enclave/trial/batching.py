@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from blindai.enclave.batch import cut, stack
+from blindai.enclave.running.batch import cut, stack
 from blindai.enclave.trial.agreement import identical
 from blindai.enclave.trial.draw import Values, draw
 from blindai.enclave.trial.timing import median_us

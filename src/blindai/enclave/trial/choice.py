@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from blindai.enclave.description import Candidate, Trial
+from blindai.enclave.models.description import Candidate, Trial
 from blindai.enclave.trial.agreement import agree, difference
 from blindai.enclave.trial.batching import NO_BATCHING, measure
 from blindai.enclave.trial.draw import Values, draw, shapes
