@@ -192,7 +192,7 @@ ATTACKS: Final[Sequence[Attack]] = (
     Attack("8 GiB when it is run", _memory_at_run, query=_floats(float(EIGHT_GIB // 4)), run=_ANY_MEMORY),
     Attack("memory as the square of the input", _square_of_input, query=np.ones((1, 60_000), np.float32),
            run=_ANY_MEMORY),
-    Attack("a gigabyte of text", _strings, upload=_ANY_MEMORY | {"model.run"}),
+    Attack("a gigabyte of text", _strings, upload=_ANY_MEMORY | _ANY_TIME | {"model.run"}),
     Attack("a loop without end, when it is loaded", _endless_at_load, upload=_ANY_TIME),
     Attack("a loop without end, when it is run", looping_model, query=_floats(1e18), run=_ANY_TIME),
     Attack("100,000 inputs", _many_inputs, upload=_TOO_MUCH | {"model.invalid"}),
