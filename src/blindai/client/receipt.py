@@ -66,7 +66,7 @@ CHECKS: Final[dict[str, str]] = {
     "keyset": "receipt key of the attested keyset",
     "signature": "signed with the receipt key",
     "nonce": "made for this request and record",
-    "config": "measured configuration of the receipt",
+    "config": "configuration of the receipt",
     "platform": "platform of the receipt",
     "time": "time of the receipt",
     "model": "model of the receipt",
