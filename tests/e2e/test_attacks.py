@@ -7,14 +7,12 @@ each attack is printed, and decides nothing here.
 
 from __future__ import annotations
 
-import json
-import secrets
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import numpy as np
@@ -22,9 +20,9 @@ import onnx
 import pytest
 
 from blindai import BlindAIError, Connection
-from blindai.channel.gate import GATE_PATH
 from blindai.demo.enclaves import served
 from enclave_server import binary_request, node_model
+from gated_wire import GatedWire
 from hostile_models import ATTACKS, Attack
 from neighbour import MODEL as NEIGHBOURS_MODEL
 from neighbour import Neighbour
@@ -139,28 +137,6 @@ def test_a_model_that_crashes_each_time_is_withdrawn_after_three(
     assert codes == ["model.crashed"] * 3 + ["model.not_loaded"] * 2
 
 
-@contextmanager
-def behind_the_gate(address: str) -> Iterator[ssl.SSLSocket]:
-    """A bare TLS connection with its gate open, for clients who keep to no rule after that."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    host, _, port = address.removeprefix("https://").rpartition(":")
-    with closing(context.wrap_socket(socket.create_connection((host, int(port)), timeout=20))) as connection:
-        body = json.dumps({"v": 1, "mode": "fresh", "nonce": secrets.token_hex(32)}).encode()
-        head = f"POST {GATE_PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += connection.recv(1 << 16)
-        assert answer.startswith(b"HTTP/1.1 200")
-        head_end = answer.index(b"\r\n\r\n") + 4
-        at = answer.lower().index(b"content-length:") + 15
-        missing = int(answer[at : answer.index(b"\r", at)]) - (len(answer) - head_end)
-        while missing > 0:
-            missing -= len(connection.recv(1 << 16))
-        yield connection
-
-
 def infer_request(values: np.ndarray, target: str = f"/v2/models/{NEIGHBOURS_MODEL}/infer") -> bytes:
     body, length = binary_request(values)
     head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
@@ -168,7 +144,7 @@ def infer_request(values: np.ndarray, target: str = f"/v2/models/{NEIGHBOURS_MOD
     return head.encode() + body
 
 
-def everything(connection: ssl.SSLSocket) -> bytes:
+def everything(connection: socket.socket) -> bytes:
     """What the enclave sends until it closes."""
     data = b""
     with suppress(ConnectionError, ssl.SSLError):
@@ -182,24 +158,24 @@ def test_a_hundred_clients_that_send_a_byte_at_a_time_are_cut_off(
 ) -> None:
     request = infer_request(np.ones((1, 64), np.float32))
     with undisturbed(neighbour, "100 clients that send a byte at a time", figures), ExitStack() as stack:
-        slow = [stack.enter_context(behind_the_gate(address)) for _ in range(100)]
+        slow = [stack.enter_context(GatedWire(address)) for _ in range(100)]
         for number, connection in enumerate(slow):
-            connection.sendall(request[: 40 + number])
+            connection.send(request[: 40 + number])
         for connection in slow:
-            assert b'"code":"http.timeout"' in everything(connection)
+            assert b'"code":"http.timeout"' in everything(connection.socket)
 
 
 def test_ten_thousand_requests_ahead_of_their_answers_end_the_connection(
     address: str, neighbour: Neighbour, figures: Callable[[str], None]
 ) -> None:
     request = infer_request(np.ones((1, 64), np.float32))
-    with undisturbed(neighbour, "10,000 requests sent ahead", figures), behind_the_gate(address) as connection:
+    with undisturbed(neighbour, "10,000 requests sent ahead", figures), GatedWire(address) as connection:
         received = bytearray()
-        reader = threading.Thread(target=lambda: received.extend(everything(connection)))
+        reader = threading.Thread(target=lambda: received.extend(everything(connection.socket)))
         reader.start()
         with suppress(OSError, ssl.SSLError):
             for _ in range(100):
-                connection.sendall(request * 100)
+                connection.send(request * 100)
         reader.join(30)
         assert not reader.is_alive()
         answers = received.count(b"HTTP/1.1 200")
@@ -217,11 +193,11 @@ def test_clients_that_go_away_leave_no_run_and_no_upload_behind(
             upload = f"PUT /v2/repository/models/{MODEL}?version=9 HTTP/1.1\r\nHost: localhost\r\n"
             upload += f"Content-Type: application/octet-stream\r\nContent-Length: {len(model)}\r\n\r\n"
             for number in range(60):
-                with behind_the_gate(address) as gone:
+                with GatedWire(address) as gone:
                     if number % 3 == 0:
-                        gone.sendall(upload.encode() + model[: len(model) // 2])
+                        gone.send(upload.encode() + model[: len(model) // 2])
                     else:
-                        gone.sendall(request if number % 3 == 1 else request[: len(request) // 2])
+                        gone.send(request if number % 3 == 1 else request[: len(request) // 2])
         values = np.ones((1, 64), np.float32)
         answer = connection.predict(MODEL, values).output[0].as_numpy()
         assert np.array_equal(answer, np.full((1, 4096), 64, np.float32))

@@ -28,7 +28,7 @@ from blindai.demo.enclaves import served
 from blindai.demo.patients import load_model, load_patients
 from blindai.wire.metadata import RepositoryModel
 from enclave_server import Wire, binary_request
-from proxy_process import ProxyProcess
+from gated_wire import GatedWire, TLSWire
 
 MODEL: Final = load_model()
 MODEL_ID: Final = "clinic/breast-cancer"
@@ -68,11 +68,10 @@ def right() -> Any:
 
 
 @pytest.fixture
-def wire(proxy: ProxyProcess) -> Iterator[Wire]:
-    """An attested connection to write any bytes to."""
-    with Wire(proxy.port) as wire:
+def wire(address: str) -> Iterator[Wire]:
+    """A connection behind the gate to write any bytes to."""
+    with GatedWire(address) as wire:
         yield wire
-    assert proxy.refusals == []
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +99,7 @@ def assert_right(wire: Wire, right: Any) -> None:
 
 def assert_over(wire: Wire) -> None:
     """The enclave has ended the connection."""
-    wire.socket.shutdown(socket.SHUT_WR)
+    socket.socket.shutdown(wire.socket, socket.SHUT_WR)  # that of TLS would take later records for plain bytes
     assert wire.closed()
 
 
@@ -384,19 +383,6 @@ def test_cut_connections(wire: Wire, sent: bytes, abruptly: bool) -> None:
 
 
 # The port itself, from before the gate.
-
-
-class TLSWire(Wire):
-    """A TLS connection whose peer nobody has attested."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self._file.close()
-        self.socket = context.wrap_socket(self.socket)
-        self._file = self.socket.makefile("rb")
 
 
 @pytest.fixture

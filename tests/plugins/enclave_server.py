@@ -7,6 +7,7 @@ import contextlib
 import json
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -159,7 +160,7 @@ class Wire:
         """Whether the server ends the connection now, without another byte."""
         try:
             return self._file.read(1) == b""
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return True
 
 

@@ -12,7 +12,7 @@ from blindai.errors import BlindAIError, InvalidInput, QuotaExceeded
 
 ENCLAVE = Path(blindai.__file__).parent / "enclave"
 CONFINED = ("models/bundle.py", "engine.py")
-"""Modules whose code runs in the process of a model, besides the packages `engines`, `model_file`, `text` and `trial`."""
+"""Modules whose code runs in a model's process, besides the packages `engines`, `model_file`, `text` and `trial`."""
 
 
 def codes() -> Iterator[str]:
