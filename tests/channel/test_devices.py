@@ -264,9 +264,10 @@ class TestBinding:
         enclave = serve(gpus())
         victim.attest(enclave.address)
         victim.attest(enclave.address, resume=False)
-        victim.party(enclave.address).remembered = msgspec.structs.replace(
-            victim.party(enclave.address).remembered, devices_digest="00" * 32
-        )
+        party = victim.party(enclave.address)
+        statement = msgspec.structs.replace(party.remembered.transcript.statement, devices_digest="00" * 32)
+        transcript = msgspec.structs.replace(party.remembered.transcript, statement=statement)
+        party.remembered = msgspec.structs.replace(party.remembered, transcript=transcript)
         assert victim.attest(enclave.address).mode is Mode.FRESH
 
     def test_digest_covers_every_part(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterable
 from types import TracebackType
@@ -68,8 +69,9 @@ class RunningProxy:
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Tell it to end; it does so once what is being answered is."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        """Tell it to end; it does so once what is being answered is. Harmless when repeated."""
+        with contextlib.suppress(RuntimeError):  # its loop has ended
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     @property
     def url(self) -> str:

@@ -270,6 +270,19 @@ def test_rows_of_another_shape_than_the_trial_are_shown_to_be_exact_first() -> N
     run(scene)
 
 
+def test_what_waited_before_an_unload_is_answered() -> None:
+    async def scene() -> None:
+        world = World()
+        version = world.version(runner=HandRunner(BATCHED))
+        answers = [world.scheduler.submit(version, row(n, size=6)) for n in range(4)]
+        version.state = State.UNLOADING
+        for _ in range(4):
+            await hand(version).finish()
+        assert [value_of(await answer) for answer in answers] == [[n] for n in range(4)]
+
+    run(scene)
+
+
 def test_rows_that_come_out_otherwise_together_are_never_answered_together() -> None:
     async def scene() -> None:
         world = World()

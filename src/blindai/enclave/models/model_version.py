@@ -245,6 +245,10 @@ class ModelVersion:
         self.touch()
         self.runs += 1
 
+    def stay(self) -> None:
+        """As `begin_run`, for whoever has begun one already: also of a version that takes no new ones any more."""
+        self.runs += 1
+
     def end_run(self) -> None:
         """The request has come to its end."""
         self.runs -= 1

@@ -352,7 +352,7 @@ class Scheduler:
     # Showing that batches change nothing.
 
     def _show(self, tenant: Tenant, jobs: list[Job], record: Record, runner: Runner) -> None:
-        jobs[0].version.begin_run()
+        jobs[0].version.stay()
         record.showing = True
         run = Run(jobs, tenant, record, runner, began_ns=self._occupy(tenant, record))
         task = asyncio.get_running_loop().create_task(self._shown(run))
