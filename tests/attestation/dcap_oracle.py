@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import struct
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.utils import CryptographyDeprecationWarning
 
 SGX_EXTENSION = "1.2.840.113741.1.13.1"
 # Worse is further to the right; Revoked is never accepted.
@@ -167,7 +169,10 @@ def _chain(pem: str, length: int) -> list[x509.Certificate]:
         der = base64.b64decode(block.removeprefix(head).replace("\n", ""), validate=True)
         text = base64.b64encode(der).decode()
         require(block == head + "".join(text[i : i + 64] + "\n" for i in range(0, len(text), 64)))
-        certificates.append(x509.load_der_x509_certificate(der))
+        # An altered serial number may be negative, of which pyca/cryptography warns; the signature tells it apart anyway.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            certificates.append(x509.load_der_x509_certificate(der))
     return certificates
 
 
