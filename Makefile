@@ -21,7 +21,7 @@ DEV_ENV ?= dev
 DEV := .venvs/$(DEV_ENV)/bin
 
 .PHONY: help demo demo-custody test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
-	docs bench bench-peers minilm fuzz soak lock upgrade audit format import-time clean
+	docs attacks bench bench-peers minilm fuzz soak lock upgrade audit format import-time clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -96,6 +96,9 @@ fuzz: .venvs/fuzz/ready  ## Fuzz the parsers and the gate, FUZZ_SECONDS each (Li
 
 soak: .venvs/$(DEV_ENV)/ready  ## Half an hour of mixed load with hostile models; every answer must be right, and memory must not grow
 	@PYTHONPATH=tests/plugins $(DEV)/python benchmarks/soak.py $(ARGS)
+
+attacks: .venvs/$(DEV_ENV)/ready  ## What a neighbour notices of each attack on an enclave: 5 seconds before and during each
+	@$(DEV)/python -m pytest tests/e2e/test_attacks.py --quiet --watch=5 $(ARGS)
 
 assets:  ## Fetch what the web pages load (htmx, Pico CSS, uPlot), as their lock says
 	@$(PYTHON) tools/assets.py >/dev/null
