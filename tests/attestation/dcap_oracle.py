@@ -169,7 +169,7 @@ def _chain(pem: str, length: int) -> list[x509.Certificate]:
         der = base64.b64decode(block.removeprefix(head).replace("\n", ""), validate=True)
         text = base64.b64encode(der).decode()
         require(block == head + "".join(text[i : i + 64] + "\n" for i in range(0, len(text), 64)))
-        # An altered serial number may be negative, of which pyca/cryptography warns; the signature tells it apart anyway.
+        # An altered serial number may be negative, of which pyca/cryptography warns; the signature tells anyway.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             certificates.append(x509.load_der_x509_certificate(der))

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import pytest
 
 from blindai.channel.listening import listen
-from blindai.custody.certificate import OperatorsTls
 from blindai.custody.custodian import Custodian
 from blindai.custody.server import Addresses, CustodianServer
+from blindai.web.certificate import PagesTls
 from calling_instance import CallingInstance
 from custodian_processes import START_SECONDS, STOP_SECONDS, CustodianProcess
 from lent_models import Loan, lend, opened
@@ -88,7 +88,7 @@ class RunningCustodian:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.server = CustodianServer(self.custodian, OperatorsTls.own_in(self.custodian.place.tls, "127.0.0.1"))
+        self.server = CustodianServer(self.custodian, PagesTls.own_in(self.custodian.place.tls, "127.0.0.1"))
         try:
             self.addresses: Addresses = await self.server.start(
                 enclaves=lambda: listen("127.0.0.1", self._enclave_port), operators=lambda: listen("127.0.0.1", 0)

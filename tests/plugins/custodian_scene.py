@@ -16,12 +16,12 @@ from typing import Any
 from argon2 import PasswordHasher
 
 from blindai.custody import migrations
-from blindai.custody.certificate import OperatorsTls
 from blindai.custody.dashboard import application
 from blindai.custody.keys import CustodianKeys
 from blindai.custody.ledger import Ledger
 from blindai.custody.operators import Operators, Role
 from blindai.custody.views import Lease
+from blindai.web.certificate import PagesTls
 from blindai.web.database import Database
 from blindai.web.http import HttpLimits
 from blindai.web.passwords import Passwords
@@ -115,7 +115,7 @@ class Scene:
     @contextmanager
     def served(self) -> Iterator[str]:
         """The web program at work in a thread, over TLS. Gives its address."""
-        tls = OperatorsTls.own_in(self.folder / "tls", "localhost")
+        tls = PagesTls.own_in(self.folder / "tls", "localhost")
         loop = asyncio.new_event_loop()
         port = HttpPort(self.application(), HttpLimits(max_connections=64, max_body_bytes=64 << 10))
         listener = socket.create_server(("127.0.0.1", 0))

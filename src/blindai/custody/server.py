@@ -14,8 +14,8 @@ from blindai.channel.receiving import ReceivingEnd, ReceivingProtocols
 from blindai.custody.dashboard import application as dashboard
 from blindai.custody.service.application import LIMITS as ENCLAVE_LIMITS
 from blindai.custody.service.application import EnclaveService
-from blindai.custody.service.calls import LedgerCalls
 from blindai.custody.watching import Watches
+from blindai.web.calls import DatabaseCalls
 from blindai.web.http import HttpLimits
 from blindai.web.serving import HttpPort
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from blindai.attestation.policy import Policy
     from blindai.channel.receiving import Caller
-    from blindai.custody.certificate import OperatorsTls
     from blindai.custody.custodian import Custodian
+    from blindai.web.certificate import PagesTls
 
 # A browser holds six connections, one of them for news; a form has a few kilobytes.
 OPERATOR_LIMITS: Final = HttpLimits(max_connections=512, max_body_bytes=64 << 10)
@@ -49,7 +49,7 @@ class Addresses:
 
 async def serve(
     custodian: Custodian,
-    tls: OperatorsTls,
+    tls: PagesTls,
     *,
     enclave_host: str,
     enclave_port: int,
@@ -88,12 +88,12 @@ async def serve(
 class CustodianServer:
     """Both ports of one custodian, on the running event loop."""
 
-    def __init__(self, custodian: Custodian, tls: OperatorsTls) -> None:
+    def __init__(self, custodian: Custodian, tls: PagesTls) -> None:
         ledger, keys = custodian.ledger, custodian.keys
         self._ledger = ledger
         self._tls = tls
-        self._calls = LedgerCalls()
-        self._polling = LedgerCalls(**_POLLER)
+        self._calls = DatabaseCalls()
+        self._polling = DatabaseCalls(**_POLLER)
         self._watches = Watches(lambda: self._polling(ledger.versions))
         service = EnclaveService(ledger, self._calls, self._watches)
         self._enclaves = HttpPort(service.application, ENCLAVE_LIMITS)

@@ -33,6 +33,7 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 
 # A name or an IPv4 address, or an IPv6 address in brackets (RFC 3986, section 3.2.2), and a port.
 _ADDRESS: Final = r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
+_ENDPOINT: Final = r"\Ahttps://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,6 +173,38 @@ class Custody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return parse_model_id(*(self.model_id.split("/", 1) if "/" in self.model_id else ("", self.model_id)))
 
 
+class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The control plane that says who may do what in this enclave; measured, so that nobody can put another there.
+
+    Without it everybody who reaches the enclave may do everything.
+
+    Attributes:
+        address: `host:port` of the control plane's port for enclaves.
+        public_key: its Ed25519 key in hex. It must prove it on every connection, and it signs every assertion.
+        endpoint: `https://host:port` where clients reach this enclave, for the cloud's directory.
+        anonymous_per_minute: requests without a key, all together; 0 takes none. They reach public models alone.
+    """
+
+    address: Annotated[str, msgspec.Meta(max_length=300, pattern=_ADDRESS)]
+    public_key: Hex32
+    endpoint: Annotated[str, msgspec.Meta(max_length=308, pattern=_ENDPOINT)]
+    anonymous_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 600
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError("the port of `address` must be between 1 and 65535")
+
+    @property
+    def host(self) -> str:
+        """The host of `address`, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
+        return int(self.address.rpartition(":")[2])
+
+
 class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration of one enclave; every field has a default that is safe to keep.
 
@@ -179,6 +212,7 @@ class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: what the server calls itself in `GET /v2`; printable ASCII.
         limits, timeouts, runtime: see their classes.
         custody: where the enclave has a model on loan. Without it nothing of custody stands in the configuration.
+        cloud: where a control plane says who may do what. Without it nothing of it stands in the configuration.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[ -~]+\Z")] = "blindai"
@@ -186,6 +220,7 @@ class EnclaveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     runtime: Runtime = Runtime()
     custody: Custody | msgspec.UnsetType = msgspec.UNSET
+    cloud: Cloud | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def digest(self) -> str:

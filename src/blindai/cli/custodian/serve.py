@@ -27,9 +27,9 @@ from blindai.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blindai.custody.certificate import OperatorsTls
     from blindai.custody.custodian import Custodian
     from blindai.custody.server import Addresses
+    from blindai.web.certificate import PagesTls
 
 DEFAULT_ENCLAVE_PORT = 9444
 DEFAULT_DASHBOARD_PORT = 9445
@@ -94,17 +94,17 @@ def serve(
             )
 
 
-def _tls(custodian: Custodian, host: str, certificate: Path | None, key: Path | None) -> OperatorsTls:
-    from blindai.custody.certificate import OperatorsTls
+def _tls(custodian: Custodian, host: str, certificate: Path | None, key: Path | None) -> PagesTls:
+    from blindai.web.certificate import PagesTls
 
     if certificate is None and key is None:
-        return OperatorsTls.own_in(custodian.place.tls, host)
+        return PagesTls.own_in(custodian.place.tls, host)
     if certificate is None or key is None:
         raise ConfigurationError("--tls-cert and --tls-key belong together", code="configuration.tls")
-    return OperatorsTls.given(certificate, key)
+    return PagesTls.given(certificate, key)
 
 
-def _announcer(custodian: Custodian, tls: OperatorsTls, *, as_json: bool) -> Callable[[Addresses], None]:
+def _announcer(custodian: Custodian, tls: PagesTls, *, as_json: bool) -> Callable[[Addresses], None]:
     def ready(addresses: Addresses) -> None:
         enclaves, operators = _text(addresses.enclaves), f"https://{_text(addresses.operators)}"
         if as_json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from blindai.custody.migrations import CONNECTION
 from blindai.custody.tables import metadata
+from blindai.web.migrations import CONNECTION
 
 # On SQLite too: our transactions hold changes of tables.
 context.configure(connection=context.config.attributes[CONNECTION], target_metadata=metadata, transactional_ddl=True)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from blindai.channel.receiving import Caller
     from blindai.custody.ledger import Ledger
-    from blindai.custody.service.calls import LedgerCalls
     from blindai.custody.watching import Watches
+    from blindai.web.calls import DatabaseCalls
 
 # An instance has two connections, one of which waits for changes.
 LIMITS: Final = HttpLimits(max_connections=4096, max_body_bytes=wire.MAX_MESSAGE_BYTES)
@@ -54,7 +54,7 @@ class EnclaveService:
         watches: who is told of changes.
     """
 
-    def __init__(self, ledger: Ledger, calls: LedgerCalls, watches: Watches) -> None:
+    def __init__(self, ledger: Ledger, calls: DatabaseCalls, watches: Watches) -> None:
         self._ledger = ledger
         self._calls = calls
         self._watches = watches

@@ -1,4 +1,4 @@
-"""The ledger's calls, which block, in a few threads of their own."""
+"""Calls that wait for the database, in a few threads of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blindai.errors import Unavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Transactions of one lease come one after the other, those of SQLite all do. More threads would only wait.
+# Transactions about one thing come one after the other, those of SQLite all do. More threads would only wait.
 THREADS: Final = 8
 
 # What waits for a thread. At a few hundred transactions a second, the last has its answer within seconds; enclaves
@@ -20,7 +20,7 @@ THREADS: Final = 8
 MAX_WAITING: Final = 1024
 
 
-class LedgerCalls:
+class DatabaseCalls:
     """Runs functions in threads, and refuses what would wait for too long.
 
     Args:
@@ -29,7 +29,7 @@ class LedgerCalls:
     """
 
     def __init__(self, *, threads: int = THREADS, max_waiting: int = MAX_WAITING) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ledger")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="database")
         self._free = max_waiting
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -41,7 +41,7 @@ class LedgerCalls:
             Unavailable: `busy`.
         """
         if not self._free:
-            raise Unavailable("the custodian has as much to do as it may", code="busy", hint="try again")
+            raise Unavailable("the server has as much to do as it may", code="busy", hint="try again")
         self._free -= 1
         future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
         future.add_done_callback(self._done)

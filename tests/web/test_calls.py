@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from blindai.custody.service.calls import LedgerCalls
 from blindai.errors import InvalidInput, Unavailable
+from blindai.web.calls import DatabaseCalls
 
 
 def test_what_is_asked_is_answered_and_what_fails_is_raised() -> None:
     async def main() -> None:
-        calls = LedgerCalls()
+        calls = DatabaseCalls()
 
         def fail() -> None:
             raise InvalidInput("no", code="lease.unknown")
@@ -28,7 +28,7 @@ def test_what_is_asked_is_answered_and_what_fails_is_raised() -> None:
 
 def test_one_too_many_is_told_to_come_back() -> None:
     async def main() -> None:
-        calls = LedgerCalls(threads=1, max_waiting=2)
+        calls = DatabaseCalls(threads=1, max_waiting=2)
         gate = threading.Event()
         waiting = [asyncio.create_task(calls(gate.wait, 20)) for _ in range(2)]
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_one_too_many_is_told_to_come_back() -> None:
 
 def test_who_goes_away_ends_nothing_that_has_begun() -> None:
     async def main() -> None:
-        calls = LedgerCalls(threads=1, max_waiting=1)
+        calls = DatabaseCalls(threads=1, max_waiting=1)
         begun, gate, done = threading.Event(), threading.Event(), threading.Event()
 
         def transaction() -> None:

@@ -1,7 +1,7 @@
-"""TLS for the operators' port: with a certificate that was given, or with one of the custodian's own.
+"""TLS for the port that serves pages: with a certificate that was given, or with one that the program makes itself.
 
-A browser does not know the custodian's own. Operators compare its fingerprint once, with the one that the server shows
-when it starts.
+A browser does not know one of the program's own. People compare its fingerprint once, with the one that the server
+shows when it starts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from blindai.crypto import secret_file
 from blindai.errors import ConfigurationError
 
-_FILE: Final = "operators.pem"
+_FILE: Final = "pages.pem"
 
 # Nobody renews it, and nobody relies on its end: who has compared the fingerprint has compared the key.
 _LIFETIME: Final = timedelta(days=3650)
@@ -33,13 +33,13 @@ _MAX_PEM_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class OperatorsTls:
-    """What the operators' port shows.
+class PagesTls:
+    """What the port shows.
 
     Attributes:
         context: for its connections.
         fingerprint: SHA-256 of the certificate, as browsers show it.
-        own: whether the custodian made it.
+        own: whether the program made it.
     """
 
     context: ssl.SSLContext
@@ -47,7 +47,7 @@ class OperatorsTls:
     own: bool
 
     @classmethod
-    def given(cls, certificate: Path, key: Path) -> OperatorsTls:
+    def given(cls, certificate: Path, key: Path) -> PagesTls:
         """From two PEM files: certificate and chain, and the private key.
 
         Raises:
@@ -67,8 +67,8 @@ class OperatorsTls:
         return cls(context, fingerprint, own=False)
 
     @classmethod
-    def own_in(cls, folder: Path, host: str) -> OperatorsTls:
-        """From the custodian's own certificate in `folder`, which is made once, for `host` and this machine.
+    def own_in(cls, folder: Path, host: str) -> PagesTls:
+        """From the program's own certificate in `folder`, which is made once, for `host` and this machine.
 
         Raises:
             ConfigurationError: `configuration.tls`.
@@ -83,7 +83,7 @@ class OperatorsTls:
             fingerprint = _fingerprint(pem)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
-                f"the custodian's own certificate cannot be used: {path}: {error}",
+                f"the certificate made for the pages cannot be used: {path}: {error}",
                 code="configuration.tls",
                 hint=f"remove {path.name} to have another made, or give --tls-cert and --tls-key",
             ) from error
@@ -108,7 +108,7 @@ def _fingerprint(pem: bytes) -> str:
 def _self_signed(host: str, now: datetime) -> bytes:
     """Key and certificate in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "BlindAI custodian")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "BlindAI")])
     names = dict.fromkeys([host, "localhost", "127.0.0.1", "::1"])
     certificate = (
         x509.CertificateBuilder()
