@@ -28,7 +28,7 @@ NAMED = {
 }
 
 # Packages whose metadata name a family of licences; which of them it is stands at the top of their source.
-READ = {"jinja2": "BSD-3-Clause", "nvidia-ml-py": "BSD-3-Clause"}
+READ = {"jinja2": "BSD-3-Clause", "nvidia-ml-py": "BSD-3-Clause", "pyasn1-modules": "BSD-2-Clause"}
 
 # Not permissive, but a library that is used as it comes, loaded at run time, and only by who asks for its extra.
 LIBRARIES = {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}

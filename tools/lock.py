@@ -31,6 +31,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "client": (),
     "server": ("server", "text"),
     "custodian": ("server", "text", "custodian"),
+    "cloud": ("server", "text", "cloud"),
     "bench": ("bench",),
     "fuzz": ("fuzz",),
     "docs": ("docs",),

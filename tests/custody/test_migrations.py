@@ -17,6 +17,7 @@ from blindai.custody import migrations
 from blindai.custody.migrations import upgrade
 from blindai.custody.tables import metadata
 from blindai.errors import ConfigurationError
+from blindai.web import migrations as web_migrations
 from blindai.web.database import Database
 
 
@@ -75,7 +76,7 @@ def test_every_earlier_release_is_brought_here(
     database: Database, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(migrations, "_TARGET", release)
+        earlier.setattr(web_migrations, "_TARGET", release)
         upgrade(database)
         assert version(database) == release
     upgrade(database)
