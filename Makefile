@@ -16,11 +16,12 @@ COVERED := */attestation/verifiers/*,*/attestation/policy/*,*/attestation/apprai
 
 SERVER := .venvs/server/bin
 CUSTODIAN := .venvs/custodian/bin
+CLOUD := .venvs/cloud/bin
 # For lint and tests. `dev-tpm` also has the TPM software stack, which has to be compiled (see CONTRIBUTING.md).
 DEV_ENV ?= dev
 DEV := .venvs/$(DEV_ENV)/bin
 
-.PHONY: help demo demo-custody test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
+.PHONY: help demo demo-custody demo-cloud test campaign assets coverage lint lint-format lint-style lint-types lint-layers lint-locks lint-licences lint-texts \
 	docs attacks bench bench-peers minilm fuzz soak lock upgrade audit format import-time clean
 
 help:  ## Show this list
@@ -31,6 +32,9 @@ demo: .venvs/server/ready  ## The whole story on this machine: a prediction insi
 
 demo-custody: .venvs/custodian/ready assets  ## A model on loan: metered, stopped, resumed, expired; and every way to cheat refused
 	@$(CUSTODIAN)/blindai demo custody $(ARGS)
+
+demo-cloud: .venvs/cloud/ready assets  ## An account, a key, a ResNet-18 uploaded and queried; others refused, then let in; the key revoked
+	@$(CLOUD)/blindai demo cloud $(ARGS)
 
 test: .venvs/$(DEV_ENV)/ready assets  ## Run the tests
 	@$(DEV)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
