@@ -55,7 +55,7 @@ NAMESPACE_RULE: Final = (
 )
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
-Namespace = Annotated[str, msgspec.Meta(pattern=r"\A(?=.{2,39}\Z)[a-z0-9]+(?:-[a-z0-9]+)*\Z")]
+Namespace = Annotated[str, msgspec.Meta(min_length=2, max_length=39, pattern=r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z")]
 """An account's name, and the first part of its models' ids. A subset of `model_id.RULE`, without look-alikes."""
 
 KeyId = Annotated[str, msgspec.Meta(pattern=r"\Abai_sk_[0-9A-Za-z]{8}\Z")]

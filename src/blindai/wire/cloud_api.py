@@ -37,8 +37,22 @@ SLOW_DOWN: Final = "device.slow_down"
 DENIED: Final = "device.access_denied"
 EXPIRED: Final = "device.expired_token"
 
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
-"""What people call a thing of theirs."""
+# Control characters, and those that nobody sees but that change how others are shown (Unicode Technical Report 36,
+# section 2.5): a stranger's name of a device must not turn around the sentence that asks whether to let it in.
+_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+
+Label = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=64,
+        pattern=rf"\A[^\s{_UNSEEN}](?:[^{_UNSEEN}]*[^\s{_UNSEEN}])?\Z",
+    ),
+]
+"""What people call a thing of theirs: what can be seen, with a blank neither first nor last."""
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time, to the second."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -144,10 +158,10 @@ class KeyEntry(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     scopes: tuple[Scope, ...]
-    created_at: datetime
-    expires_at: datetime | None = None
-    used_at: datetime | None = None
-    revoked_at: datetime | None = None
+    created_at: Moment
+    expires_at: Moment | None = None
+    used_at: Moment | None = None
+    revoked_at: Moment | None = None
 
 
 class KeyList(msgspec.Struct, frozen=True):
@@ -171,7 +185,7 @@ class ListedModel(msgspec.Struct, frozen=True):
 
     endpoint: str
     listing: ModelListing
-    used_at: datetime | None = None
+    used_at: Moment | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -183,7 +197,7 @@ class ModelList(msgspec.Struct, frozen=True):
 class UsageHour(msgspec.Struct, frozen=True):
     """What an account did in one hour."""
 
-    hour: datetime
+    hour: Moment
     queries: int = 0
     failed: int = 0
     limited: int = 0
