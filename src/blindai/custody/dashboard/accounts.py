@@ -8,10 +8,11 @@ from urllib.parse import quote
 import structlog
 from starlette.responses import Response
 
-from blindai.custody.dashboard.visit import HOME, Visit, headers_of_refusal, safe_next, see, status_of_refusal
+from blindai.custody.dashboard.visit import HOME, Visit, status_of_refusal
 from blindai.custody.operators import Role
 from blindai.errors import BlindAIError, InvalidInput
 from blindai.web import csrf
+from blindai.web.forms import delete_cookie, headers_of_refusal, safe_next, see
 from blindai.web.passwords import MIN_CHARACTERS
 from blindai.web.sessions import COOKIE, LIFETIME_SECONDS
 
@@ -43,12 +44,12 @@ def ask_to_sign_in(request: Request) -> Response:
 
 async def sign_in_page(visit: Visit) -> Response:
     """The form; with a value for its token where the browser has none yet."""
-    return _sign_in_form(visit, next_page=safe_next(visit.request.query_params.get("next", HOME)))
+    return _sign_in_form(visit, next_page=safe_next(visit.request.query_params.get("next", HOME), home=HOME))
 
 
 async def sign_in(visit: Visit) -> Response:
     """Begin a session. One that the browser had before is ended, so that none is left behind."""
-    next_page = safe_next(visit.form.get("next", HOME))
+    next_page = safe_next(visit.form.get("next", HOME), home=HOME)
     address = visit.request.client.host if visit.request.client else ""
     name = visit.form.get("name", "")
     try:
@@ -65,7 +66,7 @@ async def sign_in(visit: Visit) -> Response:
     answer.set_cookie(
         COOKIE, session.id, max_age=LIFETIME_SECONDS, path="/", secure=True, httponly=True, samesite="strict"
     )
-    _delete_cookie(answer, csrf.VISITOR_COOKIE)
+    delete_cookie(answer, csrf.VISITOR_COOKIE)
     return answer
 
 
@@ -74,7 +75,7 @@ async def sign_out(visit: Visit) -> Response:
     await visit.ask(visit.desk.operators.sign_out, visit.cookie)
     _log.info("signed_out", operator=visit.name)
     answer = see(SIGN_IN)
-    _delete_cookie(answer, COOKIE)
+    delete_cookie(answer, COOKIE)
     # What the browser still keeps of our pages, it forgets.
     answer.headers["clear-site-data"] = '"cache", "storage"'
     return answer
@@ -98,7 +99,7 @@ async def change_password(visit: Visit) -> Response:
         return answer
     _log.info("password_changed", operator=visit.name, by=visit.name)
     answer = see(SIGN_IN + "?done=password")
-    _delete_cookie(answer, COOKIE)
+    delete_cookie(answer, COOKIE)
     return answer
 
 
@@ -182,10 +183,6 @@ def _sign_in_form(visit: Visit, *, next_page: str, name: str = "", alert: BlindA
     if not visit.cookie:
         answer.set_cookie(csrf.VISITOR_COOKIE, cookie, path="/", secure=True, httponly=True, samesite="strict")
     return answer
-
-
-def _delete_cookie(answer: Response, name: str) -> None:
-    answer.delete_cookie(name, path="/", secure=True, httponly=True, samesite="strict")
 
 
 def _role(value: str) -> Role:

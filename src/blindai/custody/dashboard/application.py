@@ -18,12 +18,13 @@ from starlette.routing import Route
 
 from blindai.custody.dashboard import accounts, decisions, leases, logs
 from blindai.custody.dashboard.changes import Changes
-from blindai.custody.dashboard.visit import Desk, Visit, headers_of_refusal, read_form, status_of_refusal
+from blindai.custody.dashboard.visit import Desk, Visit, status_of_refusal
 from blindai.custody.dashboard.wording import Wording
 from blindai.custody.operators import Action, Operator, Operators
 from blindai.errors import BlindAIError
 from blindai.web import csrf
 from blindai.web.assets import PREFIX, Assets
+from blindai.web.forms import headers_of_refusal, read_form
 from blindai.web.pages import Pages, SecurityHeaders
 from blindai.web.sessions import COOKIE
 

@@ -14,9 +14,10 @@ from typing import Final
 from starlette.responses import Response
 
 from blindai.custody.dashboard.leases import lease_page
-from blindai.custody.dashboard.visit import Visit, see, status_of_refusal
+from blindai.custody.dashboard.visit import Visit, status_of_refusal
 from blindai.custody.views import Lease, Request
 from blindai.errors import BlindAIError, InvalidInput
+from blindai.web.forms import see
 
 # Digits, or groups of three of them, as people copy them from a page: "1,5" is no amount, and not fifteen.
 _AMOUNT: Final = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:[,_ \u00a0\u202f][0-9]{3})+)", re.ASCII)

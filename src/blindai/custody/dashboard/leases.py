@@ -10,9 +10,10 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from blindai.custody.dashboard.usage import Forecast, curves, forecast
-from blindai.custody.dashboard.visit import HOME, Visit, see, status_of_refusal
+from blindai.custody.dashboard.visit import HOME, Visit, status_of_refusal
 from blindai.custody.views import Instance, InstanceState, Lease, ProposalState
 from blindai.errors import BlindAIError
+from blindai.web.forms import see
 from blindai.wire.custody import LeaseState, RequestState
 
 # What a page says after a decision, by the word in its address.

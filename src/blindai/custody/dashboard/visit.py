@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import RedirectResponse, Response
 
 from blindai.custody.operators import Operator, Operators
-from blindai.errors import BlindAIError, ConfigurationError, InvalidInput, Unavailable
+from blindai.errors import BlindAIError, ConfigurationError, Unavailable
 from blindai.web import csrf
 from blindai.web.pages import Pages
 from blindai.web.passwords import MAX_CONCURRENT
@@ -23,16 +21,13 @@ from blindai.wire.problems import status_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from blindai.custody.dashboard.changes import Changes
     from blindai.custody.ledger import Ledger
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# The longest form holds a reason and a password.
-MAX_FORM_BYTES: Final = 16 << 10
-MAX_FORM_FIELDS: Final = 16
 
 # Who waits to have a password checked. Each takes a tenth of a second or so.
 MAX_WAITING: Final = 50
@@ -144,11 +139,6 @@ class Visit:
         )
 
 
-def see(address: str) -> Response:
-    """Send the browser to another page of ours, by GET."""
-    return RedirectResponse(address, status_code=303)
-
-
 def status_of_refusal(error: BlindAIError) -> int:
     """The HTTP status of a page that says `error`."""
     if error.code in _NOT_FOUND:
@@ -160,48 +150,3 @@ def status_of_refusal(error: BlindAIError) -> int:
     if isinstance(error, Throttled):
         return 429
     return status_of(error)
-
-
-def headers_of_refusal(error: BlindAIError) -> dict[str, str]:
-    """The headers of that page."""
-    return {"retry-after": str(error.retry_after)} if isinstance(error, Throttled) else {}
-
-
-def safe_next(address: str) -> str:
-    """`address` if it is a page of ours, else the first page: a link to the sign-in page must not lead elsewhere."""
-    parts = urlsplit(address)
-    ours = (
-        address.startswith("/")
-        and not address.startswith("//")
-        and not (parts.scheme or parts.netloc)
-        # Browsers read "\" as "/", and leave out tabs and line ends.
-        and "\\" not in address
-        and address.isascii()
-        and address.isprintable()
-    )
-    return address if ours else HOME
-
-
-async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form; the last one of each name.
-
-    Raises:
-        InvalidInput: `input.form`.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            raise InvalidInput(f"a form has at most {MAX_FORM_BYTES} bytes", code="input.form")
-    try:
-        return dict(
-            parse_qsl(
-                body.decode("ascii"),
-                keep_blank_values=True,
-                max_num_fields=MAX_FORM_FIELDS,
-                encoding="utf-8",
-                errors="strict",
-            )
-        )
-    except ValueError as error:
-        raise InvalidInput("this is no form of ours", code="input.form") from error
