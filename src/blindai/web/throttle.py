@@ -91,7 +91,7 @@ class Throttle:
         connection.execute(
             delete(self._table).where(rows.failed_at <= now - MEMORY_SECONDS, rows.succeeded_at <= now - KNOWN_SECONDS)
         )
-        address = _place(address)
+        address = place_of(address)
         pair, place, person = _key(account, address), _key("", address), _key(account, "")
         allowances = {pair: PAIR, place: ADDRESS, person: ACCOUNT}
         found = self._locked(connection, sorted(allowances))
@@ -110,7 +110,7 @@ class Throttle:
     def succeed(self, connection: Connection, account: str, address: str) -> None:
         """The try that `begin` took was right: those before it were the owner's own, and the address is known now."""
         now = int(self._clock())
-        address = _place(address)
+        address = place_of(address)
         pair, place, person = _key(account, address), _key("", address), _key(account, "")
         found = self._locked(connection, sorted({pair, place, person}))
         known = found[pair].succeeded_at > now - KNOWN_SECONDS
@@ -135,7 +135,7 @@ class Throttle:
         return {row.key: row for row in connection.execute(query)}
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
     """What one customer of a network is given (RFC 6177, section 2): a single address, or of IPv6 a network."""
     try:
         parsed = ipaddress.ip_address(address)
