@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from blindai.enclave.lease.clock import NS_PER_SECOND, elapsed_ns
+from blindai.enclave.clock import NS_PER_SECOND, elapsed_ns
 from blindai.enclave.lease.state import Phase
 from blindai.enclave.models.model_version import State
 from blindai.wire.problems import PROBLEMS

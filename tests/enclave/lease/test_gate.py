@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from blindai.enclave.clock import elapsed_ns
 from blindai.enclave.engine import Cancellation
-from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.gate import Charge, Gate, exhausted
 from blindai.enclave.lease.meter import Account, Meter
 from blindai.enclave.lease.state import Terms

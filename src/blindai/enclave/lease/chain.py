@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blindai.enclave.lease.clock import NS_PER_MS
+from blindai.enclave.clock import NS_PER_MS
 from blindai.errors import Unavailable
 from blindai.wire.custody import FIRST, Record, SignedRecord, Usage
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from blindai.enclave.clock import elapsed_ns
 from blindai.enclave.http.exchange import KnownHeaders
-from blindai.enclave.lease.clock import elapsed_ns
 from blindai.enclave.lease.tokens import AUTHORIZATION
 from blindai.errors import BlindAIError, BudgetExhausted, InvalidInput, QuotaExceeded, Unavailable
 from blindai.wire.custody import ANYONE, RequestState

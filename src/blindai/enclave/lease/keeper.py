@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from blindai.enclave.clock import NS_PER_MS, NS_PER_SECOND, elapsed_ns
 from blindai.enclave.lease.chain import RecordChain
-from blindai.enclave.lease.clock import NS_PER_MS, NS_PER_SECOND, elapsed_ns
 from blindai.enclave.lease.gate import Gate
-from blindai.enclave.lease.line import Backoff, Line
 from blindai.enclave.lease.meter import Meter
 from blindai.enclave.lease.state import Terms
 from blindai.enclave.lease.tokens import Tokens
+from blindai.enclave.line import Backoff, Line
 from blindai.errors import BlindAIError, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.lease import LeaseRequest, ModelLease
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from blindai.channel.keyset import PrivateKeyset
     from blindai.enclave.config import Custody
     from blindai.enclave.http.exchange import Headers
-    from blindai.enclave.lease.line import Connection
     from blindai.enclave.lease.meter import Account
     from blindai.enclave.lease.model import LoanedModel
     from blindai.enclave.lease.state import Phase
+    from blindai.enclave.line import Connection
     from blindai.enclave.models.model_id import ModelId
     from blindai.enclave.running.inference import Inference
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from blindai.enclave.lease.clock import NS_PER_SECOND
+from blindai.enclave.clock import NS_PER_SECOND
 from blindai.wire.custody import RequestState, RequestStatus, Standing, Usage
 
 if TYPE_CHECKING:

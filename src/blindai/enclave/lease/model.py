@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from blindai.crypto.wipe import wipe
-from blindai.enclave.lease.line import Line
+from blindai.enclave.line import Line
 from blindai.enclave.models.sealed_model import SealedFile
 from blindai.errors import Unavailable
 from blindai.wire.custody import ARTEFACTS, ArtefactRange
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blindai.enclave.config import Custody
-    from blindai.enclave.lease.line import Connection
+    from blindai.enclave.line import Connection
     from blindai.enclave.models.model_version import ModelVersion
     from blindai.enclave.models.repository import Repository
     from blindai.enclave.models.sealed_model import SealedSource

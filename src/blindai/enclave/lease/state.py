@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 
-from blindai.enclave.lease.clock import NS_PER_MS
+from blindai.enclave.clock import NS_PER_MS
 from blindai.errors import BlindAIError, LeaseExpired, LeaseStopped, Unavailable
 from blindai.wire.custody import ANYONE, FIRST, Grant, LeaseState, Renewal, SignedRecord, Unit
 

@@ -1,6 +1,6 @@
-"""A connection to the custodian that is made anew whenever it breaks. Each one is attested from scratch.
+"""A connection to a custodian or control plane that is made anew whenever it breaks. Each is attested from scratch.
 
-Nothing that custodian or host do keeps a caller waiting for longer than it said: a line that is silent, half open or
+Nothing that they or the host do keeps a caller waiting for longer than it said: a line that is silent, half open or
 slower than a message is worth is cut.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Message = TypeVar("Message", bound=msgspec.Struct)
 
-# Tries to reach a custodian that is not there: often enough for a restart to go unnoticed, seldom enough for one that
+# Tries to reach somebody who is not there: often enough for a restart to go unnoticed, seldom enough for one who
 # comes back to many enclaves.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
@@ -50,10 +50,12 @@ class Line:
 
     Args:
         connect: connects and attests, in bounded time.
+        peer: what errors call the other end.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], peer: str = "the custodian") -> None:
         self._connect = connect
+        self._peer = peer
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
@@ -64,15 +66,17 @@ class Line:
             seconds: for the whole exchange, on top of what connecting takes.
 
         Raises:
-            Unavailable: `unavailable.*`, the custodian cannot be reached, is slow, or answers what cannot be read.
-            BlindAIError: the custodian refuses; the class and code are those of the refusal.
+            Unavailable: `unavailable.*`, the other end cannot be reached, is slow, or answers what cannot be read.
+            BlindAIError: it refuses; the class and code are those of the refusal.
         """
         body = await self.fetch(path, message, max_bytes=_MAX_PROBLEM_OR_ANSWER, seconds=seconds)
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.cut()
-            raise Unavailable(f"the custodian's answer cannot be read: {error}", code="unavailable.protocol") from error
+            raise Unavailable(
+                f"the answer of {self._peer} cannot be read: {error}", code="unavailable.protocol"
+            ) from error
 
     async def fetch(self, path: str, message: msgspec.Struct, *, max_bytes: int, seconds: float) -> bytes:
         """As `ask`, for the bare bytes of an answer of up to `max_bytes`."""
@@ -89,7 +93,7 @@ class Line:
                 # Also when the caller goes away: what comes now would be taken for the next answer.
                 self.cut()
                 if isinstance(error, TimeoutError):
-                    raise Unavailable("the custodian did not answer in time", code="unavailable.timeout") from error
+                    raise Unavailable(f"{self._peer} did not answer in time", code="unavailable.timeout") from error
                 raise
         if answer.status >= 400:
             raise error_from(answer.status, answer.body)
@@ -103,7 +107,7 @@ class Line:
 
 
 class Backoff:
-    """Pauses between tries: longer each time, and never the same for two enclaves that lost one custodian."""
+    """Pauses between tries: longer each time, and never the same for two enclaves that lost the same one."""
 
     def __init__(self) -> None:
         self._pause = _FIRST_PAUSE

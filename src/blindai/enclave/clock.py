@@ -1,6 +1,6 @@
-"""The only clock of a lease: time since the machine started, those hours included in which it slept.
+"""The only clock of leases and assertions: time since the machine started, those hours included in which it slept.
 
-Nobody can set it, so no wall clock decides how long a grant is good. Linux counts the time of a suspended machine in
+Nobody can set it, so no wall clock decides how long one is good. Linux counts the time of a suspended machine in
 CLOCK_BOOTTIME (clock_gettime(2)); where there is no such clock, the monotonic one has to do.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from blindai.channel.http1 import Answer
-from blindai.enclave.lease.line import Line
+from blindai.enclave.line import Line
 from blindai.errors import BlindAIError, LeaseStopped, Unavailable
 from blindai.wire import custody as wire
 from blindai.wire.problems import problem_body
