@@ -54,7 +54,10 @@ ACCOUNT: Final = Allowance(failures=20, ceiling=30)
 
 
 class Throttled(QuotaExceeded):
-    """Too many failed sign-ins.
+    """Too many failed sign-ins, or whatever else is taken only so often.
+
+    Args:
+        what: was too many, in the plural.
 
     Attributes:
         retry_after: seconds until the next try is taken.
@@ -62,9 +65,9 @@ class Throttled(QuotaExceeded):
 
     default_code = "authentication.throttled"
 
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, retry_after: int, what: str = "failed sign-ins", *, code: str | None = None) -> None:
         unit = "second" if retry_after == 1 else "seconds"
-        super().__init__(f"too many failed sign-ins; the next one is taken in {retry_after} {unit}")
+        super().__init__(f"too many {what}; the next one is taken in {retry_after} {unit}", code=code)
         self.retry_after = retry_after
 
 
