@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +18,44 @@ if TYPE_CHECKING:
 # The longest form holds a reason and a password.
 MAX_FORM_BYTES: Final = 16 << 10
 MAX_FORM_FIELDS: Final = 16
+
+
+# What a form that comes back does not hold any more.
+SECRET_FIELDS: Final = frozenset({"password", "old", "new", "again"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """A form as its page shows it: empty, or refused, with what was typed and the reason beside the field.
+
+    Attributes:
+        given: the fields that were sent.
+        error: why it was refused.
+        fields: which field an error is about, by its code or by its code's family.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    error: BlindAIError | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, name: str, default: str = "") -> str:
+        """What was typed into the field `name`, unless it is a secret."""
+        return default if name in SECRET_FIELDS else self.given.get(name, default)
+
+    @property
+    def _field(self) -> str:
+        if self.error is None:
+            return ""
+        return self.fields.get(self.error.code) or self.fields.get(self.error.code.partition(".")[0], "")
+
+    def error_of(self, name: str) -> BlindAIError | None:
+        """What is wrong with the field `name`."""
+        return self.error if self._field == name else None
+
+    @property
+    def general(self) -> BlindAIError | None:
+        """What is wrong, where it is about no field."""
+        return None if self._field else self.error
 
 
 def see(address: str) -> Response:

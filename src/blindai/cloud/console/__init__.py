@@ -1,0 +1,1 @@
+"""The pages of the control plane, for people: made on the server, with forms that work without scripts."""

@@ -1,0 +1,185 @@
+"""The console: addresses to pages, and the checks that stand before every one of them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from blindai.cloud.accounts import Action
+from blindai.cloud.console.sign_in import ask_to_sign_in
+from blindai.cloud.console.visit import Address, Desk, Visit, status_of_refusal
+from blindai.errors import BlindAIError
+from blindai.web import csrf
+from blindai.web.assets import PREFIX, Assets
+from blindai.web.forms import headers_of_refusal, read_form
+from blindai.web.pages import Pages
+from blindai.web.sessions import COOKIE
+from blindai.web.wording import Wording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from blindai.cloud.accounts import Membership
+    from blindai.cloud.control_plane import ControlPlane
+    from blindai.cloud.identity import User
+
+_FOLDER: Final = Path(__file__).parent
+
+_MODULES: Final = (
+    "overview",
+    "keys",
+    "models",
+    "usage",
+    "fleet",
+    "playground",
+    "sign_up",
+    "sign_in",
+    "account",
+    "members",
+    "devices",
+)
+
+
+def _collected(name: str) -> tuple[Address, ...]:
+    found: list[Address] = []
+    for module in _MODULES:
+        path = f"{__package__}.{module}"
+        if importlib.util.find_spec(path) is not None:
+            found += getattr(importlib.import_module(path), name, ())
+    return tuple(found)
+
+
+# The pages that need no sign-in.
+OPEN: Final = _collected("OPEN")
+ADDRESSES: Final = _collected("ADDRESSES")
+
+
+class Console:
+    """The pages of a control plane. They must be served by TLS: browsers take the cookies only then.
+
+    Args:
+        now: the wall clock, in UTC, for people to read.
+
+    Attributes:
+        routes: of the pages and of what they load.
+
+    Raises:
+        ConfigurationError: `configuration.assets_missing`.
+    """
+
+    def __init__(self, plane: ControlPlane, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        assets = Assets.load(_FOLDER / "static")
+        pages = Pages(assets, _FOLDER / "templates", filters=Wording(now).filters, names={"Action": Action})
+        self._desk = Desk(plane=plane, pages=pages, now=now)
+        self.routes: list[BaseRoute] = [
+            *(Route(one.path, partial(self._visit_unknown, one), methods=[one.method]) for one in OPEN),
+            *(Route(one.path, partial(self._visit, one), methods=[one.method]) for one in ADDRESSES),
+            Route(PREFIX + "{name}", assets.serve, methods=["GET"]),
+        ]
+
+    async def refused(self, _request: Request, error: Exception) -> Response:
+        """The page that says `error`, for whatever no page of its own answers: a handler of exceptions."""
+        return self._error(error)
+
+    def _error(self, error: Exception, **known: Any) -> Response:
+        shown: dict[str, Any] = {
+            "csrf": "",
+            "here": "",
+            "memberships": (),
+            "role": None,
+            "site": self._desk.plane.site,
+            "user": None,
+        } | known
+        if isinstance(error, BlindAIError):
+            answer = self._desk.pages.error(error, status=status_of_refusal(error), **shown)
+            answer.headers.update(headers_of_refusal(error))
+            return answer
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        answer = self._desk.pages.error(HTTPStatus(status), status=status, **shown)
+        if isinstance(error, HTTPException):
+            answer.headers.update(error.headers or {})
+        return answer
+
+    async def _visit_unknown(self, address: Address, request: Request) -> Response:
+        """Answer a page that needs no sign-in."""
+        form: dict[str, str] = {}
+        cookie = request.cookies.get(csrf.VISITOR_COOKIE, "")
+        made = cookie or csrf.visitor()
+        try:
+            if address.method not in csrf.SAFE_METHODS:
+                csrf.require_same_origin(request.headers, scheme=request.url.scheme)
+                form = await read_form(request)
+                csrf.require_token(form.get(csrf.FIELD, ""), cookie=cookie)
+            answer = await address.handler(Visit(desk=self._desk, request=request, user=None, cookie=made, form=form))
+        except BlindAIError as error:
+            answer = self._error(error)
+        else:
+            if not cookie and address.method in csrf.SAFE_METHODS:
+                answer.set_cookie(csrf.VISITOR_COOKIE, made, path="/", secure=True, httponly=True, samesite="strict")
+        return answer
+
+    async def _visit(self, address: Address, request: Request) -> Response:
+        """Answer a page that needs a sign-in: origin, session, token and role are checked, in this order."""
+        known: dict[str, Any] = {}
+        try:
+            unsafe = address.method not in csrf.SAFE_METHODS
+            if unsafe:
+                csrf.require_same_origin(request.headers, scheme=request.url.scheme)
+            cookie = request.cookies.get(COOKIE, "")
+            user = await run_in_threadpool(self._signed_in, request, cookie)
+            if user is None:
+                return ask_to_sign_in(self._desk, request)
+            form: dict[str, str] = {}
+            if unsafe:
+                form = await read_form(request)
+                csrf.require_token(form.get(csrf.FIELD, ""), cookie=cookie)
+            accounts = self._desk.plane.accounts
+            memberships = await run_in_threadpool(accounts.memberships, user.id)
+            known = {"csrf": csrf.token(cookie), "memberships": memberships, "user": user}
+            visit = Visit(
+                desk=self._desk,
+                request=request,
+                user=user,
+                cookie=cookie,
+                form=form,
+                memberships=memberships,
+                namespace=_own(memberships),
+            )
+            if address.action is not None:
+                namespace = visit.part("namespace")
+                role = await run_in_threadpool(accounts.require, user.id, namespace, address.action)
+                known["here"] = namespace
+                visit = visit.of(namespace, role)
+            return await address.handler(visit)
+        except BlindAIError as error:
+            return self._error(error, **known)
+
+    def _signed_in(self, request: Request, cookie: str) -> User | None:
+        people = self._desk.plane.people
+        user = people.user_of(cookie) if cookie else None
+        # A page that refreshes itself is no sign that somebody sits before it: only what people do keeps a session
+        # alive.
+        if user is not None and "hx-request" not in request.headers:
+            people.touch(cookie)
+        return user
+
+
+def _own(memberships: tuple[Membership, ...]) -> str:
+    return next((one.namespace for one in memberships if one.kind == "personal"), "")
+
+
+def routes(plane: ControlPlane) -> list[BaseRoute]:
+    """The routes of the console."""
+    return Console(plane).routes
