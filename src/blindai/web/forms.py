@@ -58,6 +58,16 @@ class Filled:
         return None if self._field else self.error
 
 
+def require_same(form: Mapping[str, str]) -> None:
+    """Refuse a new password (`new`) that was not typed twice alike (`again`).
+
+    Raises:
+        InvalidInput: `password.repeat`.
+    """
+    if form.get("new", "") != form.get("again", ""):
+        raise InvalidInput("the two new passwords differ", code="password.repeat")
+
+
 def see(address: str) -> Response:
     """Send the browser to another page of ours, by GET."""
     return RedirectResponse(address, status_code=303)

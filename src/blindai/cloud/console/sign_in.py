@@ -8,6 +8,7 @@ from urllib.parse import quote
 import structlog
 from starlette.responses import Response
 
+from blindai.cloud.console.ceremony import options
 from blindai.cloud.console.visit import HOME, Address, Desk, Visit
 from blindai.errors import BlindAIError
 from blindai.web import csrf
@@ -65,6 +66,24 @@ async def sign_in(visit: Visit) -> Response:
     return await begin(visit, session, next_page)
 
 
+async def passkey_options(visit: Visit) -> Response:
+    """What the browser needs to use a passkey, as JSON."""
+    return await options(visit, visit.plane.people.sign_in_options, visit.cookie, address=visit.address)
+
+
+async def sign_in_passkey(visit: Visit) -> Response:
+    """Begin a session by passkey."""
+    people = visit.plane.people
+    next_page = safe_next(visit.form.get("next", HOME), home=HOME)
+    try:
+        response = visit.form.get("response", "")
+        session = await visit.ask(people.sign_in_passkey, visit.cookie, response, address=visit.address)
+    except BlindAIError as error:
+        _log.warning("sign_in_refused", address=visit.address, code=error.code)
+        return _page(visit, Filled(given=visit.form, error=error), next_page=next_page)
+    return await begin(visit, session, next_page)
+
+
 async def sign_out(visit: Visit) -> Response:
     """End this session."""
     await visit.ask(visit.plane.people.sign_out, visit.cookie)
@@ -100,6 +119,8 @@ def _page(visit: Visit, form: Filled, *, next_page: str) -> Response:
 OPEN: Final = (
     Address("GET", SIGN_IN, sign_in_page),
     Address("POST", SIGN_IN, sign_in),
+    Address("POST", f"{SIGN_IN}/passkey/options", passkey_options),
+    Address("POST", f"{SIGN_IN}/passkey", sign_in_passkey),
 )
 
 ADDRESSES: Final = (Address("POST", "/sign-out", sign_out),)

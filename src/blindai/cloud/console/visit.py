@@ -15,6 +15,7 @@ from blindai.errors import BlindAIError, Unavailable
 from blindai.web import csrf
 from blindai.web.forms import Filled, headers_of_refusal
 from blindai.web.passwords import MAX_CONCURRENT
+from blindai.web.throttle import Throttled
 from blindai.wire.problems import status_of
 
 if TYPE_CHECKING:
@@ -168,4 +169,4 @@ class Address(NamedTuple):
 
 def status_of_refusal(error: BlindAIError) -> int:
     """The HTTP status of a page that says `error`."""
-    return status_of(error)
+    return 429 if isinstance(error, Throttled) else status_of(error)

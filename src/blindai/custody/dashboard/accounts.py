@@ -12,7 +12,7 @@ from blindai.custody.dashboard.visit import HOME, Visit, status_of_refusal
 from blindai.custody.operators import Role
 from blindai.errors import BlindAIError, InvalidInput
 from blindai.web import csrf
-from blindai.web.forms import delete_cookie, headers_of_refusal, safe_next, see
+from blindai.web.forms import delete_cookie, headers_of_refusal, require_same, safe_next, see
 from blindai.web.passwords import MIN_CHARACTERS
 from blindai.web.sessions import COOKIE, LIFETIME_SECONDS
 
@@ -91,7 +91,7 @@ async def change_password(visit: Visit) -> Response:
     address = visit.request.client.host if visit.request.client else ""
     try:
         await visit.hash(visit.desk.operators.check, visit.name, visit.form.get("old", ""), address=address)
-        _require_same(visit)
+        require_same(visit.form)
         await visit.hash(visit.desk.operators.set_password, visit.name, visit.form.get("new", ""))
     except BlindAIError as error:
         answer = visit.page("account.html", status=status_of_refusal(error), alert=error, least=MIN_CHARACTERS)
@@ -112,7 +112,7 @@ async def add_operator(visit: Visit) -> Response:
     """Make an account."""
     try:
         role = _role(visit.form.get("role", ""))
-        _require_same(visit)
+        require_same(visit.form)
         await visit.hash(visit.desk.operators.add, visit.form.get("name", ""), role, visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
@@ -123,7 +123,7 @@ async def add_operator(visit: Visit) -> Response:
 async def set_password(visit: Visit) -> Response:
     """Give an account another password."""
     try:
-        _require_same(visit)
+        require_same(visit.form)
         await visit.hash(visit.desk.operators.set_password, visit.part("name"), visit.form.get("new", ""))
     except BlindAIError as error:
         return await _operators(visit, alert=error)
@@ -190,13 +190,3 @@ def _role(value: str) -> Role:
         return Role(value)
     except ValueError as error:
         raise InvalidInput("choose one of the roles", code="operator.unknown_role") from error
-
-
-def _require_same(visit: Visit) -> None:
-    """Refuse a new password that was not typed twice alike.
-
-    Raises:
-        InvalidInput: `password.repeat`.
-    """
-    if visit.form.get("new", "") != visit.form.get("again", ""):
-        raise InvalidInput("the two new passwords differ", code="password.repeat")
