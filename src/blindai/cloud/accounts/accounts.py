@@ -219,7 +219,7 @@ class Accounts:
             QuotaExceeded: `account.members`.
         """
         with self._database.write() as connection:
-            # The user's row first, as where a user leaves: two transactions that wait for each other would both be lost.
+            # The user first, as where a user leaves: two transactions that wait for each other would both be lost.
             user = select(tables.users.c.id).where(tables.users.c.id == user_id)
             connection.execute(user.with_for_update(read=True, key_share=True)).one_or_none()
             namespace = invitations.account_of(connection, link)

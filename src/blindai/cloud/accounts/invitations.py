@@ -64,9 +64,7 @@ def of(connection: Connection, namespace: str) -> tuple[Invitation, ...]:
     return tuple(_invitation(row) for row in connection.execute(query))
 
 
-def invite(  # noqa: PLR0913 - who, whom, as what and when
-    connection: Connection, namespace: str, user: str, email: str, role: Role, *, at: int
-) -> str:
+def invite(connection: Connection, namespace: str, user: str, email: str, role: Role, *, at: int) -> str:
     """Invite `email`, in place of an earlier invitation to it. The account is locked.
 
     Args:

@@ -65,9 +65,7 @@ def of(connection: Connection, namespace: str) -> tuple[KeyEntry, ...]:
     return tuple(_entry(row) for row in connection.execute(query))
 
 
-def revoke(  # noqa: PLR0913 - who, what and when
-    connection: Connection, namespace: str, user: str, key_id: str, *, others: bool, at: int
-) -> KeyEntry:
+def revoke(connection: Connection, namespace: str, user: str, key_id: str, *, others: bool, at: int) -> KeyEntry:
     """Take a key out of force. One that was revoked before stays as it was. The account is locked.
 
     Args:

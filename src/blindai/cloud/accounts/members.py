@@ -76,9 +76,7 @@ def join(connection: Connection, namespace: str, user: str, role: Role, *, at: i
     audit.note(connection, namespace, user, JOINED, role.value, at=at)
 
 
-def change_role(  # noqa: PLR0913 - who, whom, to what and when
-    connection: Connection, namespace: str, user: str, member: str, role: Role, *, at: int
-) -> None:
+def change_role(connection: Connection, namespace: str, user: str, member: str, role: Role, *, at: int) -> None:
     """Give a member another role. The account is locked.
 
     Raises:

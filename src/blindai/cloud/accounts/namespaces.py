@@ -58,9 +58,7 @@ def unknown(name: str) -> InvalidInput:
     return InvalidInput(f"there is no account {shown}, or you are no member of it", code="account.unknown")
 
 
-def insert_account(  # noqa: PLR0913 - a row has these columns
-    connection: Connection, name: str, user: str, *, kind: Kind, quotas: DefaultQuotas, at: int
-) -> None:
+def insert_account(connection: Connection, name: str, user: str, *, kind: Kind, quotas: DefaultQuotas, at: int) -> None:
     """Open an account with `user` as its admin.
 
     Raises:
