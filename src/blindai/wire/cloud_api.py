@@ -152,7 +152,11 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
-    """What is kept of a key."""
+    """What is kept of a key.
+
+    Attributes:
+        made_by: id of the user who made it.
+    """
 
     id: KeyId
     namespace: str

@@ -166,6 +166,7 @@ def _entry(row: Row[Any]) -> KeyEntry:
         expires_at=_moment(row.expires_at),
         used_at=_moment(row.used_at),
         revoked_at=_moment(row.revoked_at),
+        made_by=row.created_by,
     )
 
 
