@@ -36,6 +36,7 @@ INK = 16.0
 SIDE = 8
 HIDDEN = 32
 ROUNDS = 60
+ALPHA = 1.0  # what keeps it from being sure of what it has never seen
 MOVED = 4  # times that each image is seen somewhere else
 FARTHEST = 0.7  # pixels that it is moved by, in each direction
 
@@ -72,7 +73,7 @@ def train() -> Training:
     )
     classifier = MLPClassifier(
         (HIDDEN,),
-        alpha=0.01,
+        alpha=ALPHA,
         learning_rate_init=0.003,
         max_iter=ROUNDS,
         n_iter_no_change=ROUNDS,
