@@ -166,6 +166,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
     expires_at: Moment | None = None
     used_at: Moment | None = None
     revoked_at: Moment | None = None
+    made_by: str = ""
 
 
 class KeyList(msgspec.Struct, frozen=True):
