@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindai.attestation.policy import Policy
-from blindai.client.profile import Address, Profile, profile_path, resolve_address, resolve_policy
+from blindai.client.destination import resolve_address
+from blindai.client.profile import Address, Profile, profile_path, resolve_policy
 from blindai.errors import ConfigurationError
 
 MANIFEST = """version = 1

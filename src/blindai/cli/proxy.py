@@ -66,7 +66,8 @@ def proxy(
     with reported(as_json=as_json):
         from blindai.attestation.measure.local import local_policy
         from blindai.channel.listening import run
-        from blindai.client.profile import resolve_address, resolve_policy
+        from blindai.client.destination import resolve_address
+        from blindai.client.profile import resolve_policy
         from blindai.client.proxy.admission import Admission
         from blindai.client.proxy.proxy import Proxy
 

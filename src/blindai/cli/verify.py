@@ -36,7 +36,7 @@ def verify(
 ) -> None:
     """Attest a server and print one line for each check. Exits 0 only if every required check passes."""
     with reported(as_json=as_json):
-        from blindai.client.profile import resolve_address
+        from blindai.client.destination import resolve_address
 
         address = resolve_address(addr).url
         if save is not None and os.path.lexists(save):
@@ -44,7 +44,7 @@ def verify(
 
             raise already_there(save)
         try:
-            with connect(addr, policy, None, simulation=simulation, announce=False) as client:
+            with connect(address, policy, None, simulation=simulation, announce=False) as client:
                 result, transcript = client.attestation, client.transcript
         except AttestationError as error:
             _refused(error, address, save, explain=explain, as_json=as_json)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import AsyncStream
 from blindai.client.budget import BudgetWait
-from blindai.client.calls import MAX_PREDICTION_BYTES, Call
+from blindai.client.calls import MAX_PREDICTION_BYTES, Call, Calls, wanted_visibility
 from blindai.client.model_file import ModelBody, ModelSource, TaskSource
 from blindai.client.prediction import Prediction
 from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
 from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
+from blindai.wire.cloud import ModelVisibility
 from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata, StatisticsResponse
 
@@ -45,6 +46,7 @@ class AsyncConnection(Session):
         addr: str | None = None,
         *,
         api_key: str | None = None,
+        namespace: str | None = None,
         policy: Policy | str | os.PathLike[str] | None = None,
         simulation: bool = False,
         timeout: float | None = ANSWER_SECONDS,
@@ -55,7 +57,9 @@ class AsyncConnection(Session):
         Raises:
             ConfigurationError: no address or no policy, or one that cannot be read.
         """
-        super().__init__(addr, api_key=api_key, policy=policy, simulation=simulation, timeout=timeout)
+        super().__init__(
+            addr, api_key=api_key, namespace=namespace, policy=policy, simulation=simulation, timeout=timeout
+        )
         self._progress = progress
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
 
@@ -87,18 +91,18 @@ class AsyncConnection(Session):
         self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
     ) -> NDArray[np.float32]:
         """See `Connection`."""
-        return await self._follow(model_id, embed(self._calls, model_id, texts, version), wait_for_budget)
+        return await self._follow(model_id, embed(await self._found(), model_id, texts, version), wait_for_budget)
 
     async def classify(
         self, model_id: str, texts: Texts, *, version: str | None = None, wait_for_budget: float | None = None
     ) -> list[Classification]:
         """See `Connection`."""
-        steps = classify(self._calls, self._models, model_id, texts, version)
+        steps = classify(await self._found(), self._models, model_id, texts, version)
         return await self._follow(model_id, steps, wait_for_budget)
 
     async def lease(self, model_id: str) -> ModelLease:
         """See `Connection`."""
-        return await self._run(self._calls.lease(model_id))
+        return await self._run((await self._found()).lease(model_id))
 
     async def upload_model(
         self,
@@ -114,42 +118,56 @@ class AsyncConnection(Session):
         body = ModelBody.open(model, tokenizer=tokenizer, task=task)
         shown = self._progress if progress is None else progress
         with upload_progress(body, model_id, enabled=shown) as chunks:
-            uploaded = await self._run(self._calls.upload(model_id, body, chunks, version), seconds=UPLOAD_SECONDS)
+            uploaded = await self._run(
+                (await self._found()).upload(model_id, body, chunks, version), seconds=UPLOAD_SECONDS
+            )
         self._forget(model_id)
         return uploaded
 
     async def models(self, *, ready: bool = False) -> tuple[RepositoryModel, ...]:
         """See `Connection`."""
-        return await self._run(self._calls.index(ready=ready))
+        return await self._run((await self._found()).index(ready=ready))
 
     async def model(self, model_id: str, *, version: str | None = None) -> ModelMetadata:
         """See `Connection`."""
-        return await self._run(self._calls.model(model_id, version))
+        return await self._run((await self._found()).model(model_id, version))
 
     async def delete_model(self, model_id: str, *, version: str | None = None) -> None:
         """See `Connection`."""
         self._forget(model_id)
-        await self._run(self._calls.delete(model_id, version))
+        await self._run((await self._found()).delete(model_id, version))
+
+    async def visibility(self, model_id: str) -> ModelVisibility:
+        """See `Connection`."""
+        return await self._run((await self._found()).visibility(model_id))
+
+    async def set_visibility(
+        self, model_id: str, visibility: str, *, shared_with: Sequence[str] = ()
+    ) -> ModelVisibility:
+        """See `Connection`."""
+        return await self._run(
+            (await self._found()).set_visibility(model_id, wanted_visibility(visibility, shared_with))
+        )
 
     async def load_model(self, model_id: str) -> None:
         """See `Connection`."""
-        await self._run(self._calls.load(model_id), seconds=UPLOAD_SECONDS)
+        await self._run((await self._found()).load(model_id), seconds=UPLOAD_SECONDS)
 
     async def unload_model(self, model_id: str) -> None:
         """See `Connection`."""
-        await self._run(self._calls.unload(model_id))
+        await self._run((await self._found()).unload(model_id))
 
     async def server(self) -> ServerMetadata:
         """See `Connection`."""
-        return await self._run(self._calls.server())
+        return await self._run((await self._found()).server())
 
     async def statistics(self) -> StatisticsResponse:
         """See `Connection`."""
-        return await self._run(self._calls.statistics())
+        return await self._run((await self._found()).statistics())
 
     async def metrics(self) -> str:
         """See `Connection`."""
-        return await self._run(self._calls.metrics())
+        return await self._run((await self._found()).metrics())
 
     async def close(self) -> None:
         """Close all connections. Calls after it are refused."""
@@ -228,6 +246,12 @@ class AsyncConnection(Session):
             self._give_back(link)
         return sending.read(answer, link.channel.result)
 
+    async def _found(self) -> Calls:
+        """The calls of the server, once it is known who that is: a cloud's directory is asked in a thread."""
+        if not self._is_found:
+            self._go_to(await asyncio.to_thread(self._destination.find))
+        return self._calls
+
     async def _take(self) -> Link:
         while self._idle:
             link = self._idle.pop()
@@ -243,6 +267,7 @@ class AsyncConnection(Session):
             link.stream.close()
 
     async def _open(self) -> Link:
+        await self._found()
         channel = self._new_channel()
         stream = await AsyncStream.connect(
             self._address.host, self._address.port, connect_seconds=CONNECT_SECONDS, seconds=self._timeout

@@ -17,8 +17,11 @@ from blindai.attestation.result import AttestationResult
 from blindai.channel.http1 import Answer, request_head
 from blindai.client.model_file import ModelBody
 from blindai.client.prediction import Prediction
+from blindai.client.profile import parse_namespace
 from blindai.errors import InvalidInput, Unavailable
 from blindai.wire import v2
+from blindai.wire.api_key import ApiKey
+from blindai.wire.cloud import ModelVisibility, Visibility
 from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import (
     ModelMetadata,
@@ -42,6 +45,9 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 
 # The largest prediction that a client takes unless told otherwise: a guard against an answer that fills its memory.
 MAX_PREDICTION_BYTES: Final = 1 << 30
+
+# What a cloud's secrets begin with: keys, and tokens that are no keys. Custodians' tokens begin otherwise.
+_CLOUD_KEYS: Final = "bai_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +83,13 @@ class Calls:
         """`authority` is `host:port`.
 
         Raises:
-            InvalidInput: `input.api_key`, the key cannot stand in a header.
+            InvalidInput, AuthenticationError: as `checked_key`.
         """
+        api_key = checked_key(api_key)
         self._authority = authority
         self._headers: list[tuple[str, str]] = []
         self._last_infer_head: tuple[object, bytes] = (None, b"")
         if api_key is not None:
-            if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-                raise InvalidInput(
-                    "the API key holds characters that no API key has", code="input.api_key", hint="copy it once more"
-                )
             self._headers.append(("Authorization", f"Bearer {api_key}"))
 
     def server(self) -> Call[ServerMetadata]:
@@ -115,6 +118,14 @@ class Calls:
 
     def unload(self, model_id: str) -> Call[None]:
         return self._control(model_id, "unload")
+
+    def visibility(self, model_id: str) -> Call[ModelVisibility]:
+        return Call(self._head("GET", f"{_repository_path(model_id)}/visibility"), (), _decoded(ModelVisibility))
+
+    def set_visibility(self, model_id: str, visibility: ModelVisibility) -> Call[ModelVisibility]:
+        body = msgspec.json.encode(visibility)
+        head = self._head("PUT", f"{_repository_path(model_id)}/visibility", *_json(body))
+        return Call(head, (body,), _decoded(ModelVisibility))
 
     def delete(self, model_id: str, version: str | None = None) -> Call[None]:
         return Call(self._head("DELETE", _repository_path(model_id) + _version_query(version)), (), _nothing)
@@ -170,6 +181,43 @@ class Calls:
 
     def _head(self, method: str, target: str, *headers: tuple[str, str]) -> bytes:
         return request_head(method, target, self._authority, [*self._headers, *headers])
+
+
+def checked_key(api_key: str | None) -> str | None:
+    """`api_key`, where it can be one. Nobody is asked.
+
+    Raises:
+        InvalidInput: `input.api_key`, it cannot stand in a header.
+        AuthenticationError: `authentication.key_format`, it is meant to be a key of a cloud, and is mistyped.
+    """
+    if api_key is None:
+        return None
+    if api_key.strip().startswith(_CLOUD_KEYS):
+        return ApiKey.parse(api_key).text
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise InvalidInput(
+            "the API key holds characters that no API key has", code="input.api_key", hint="copy it once more"
+        )
+    return api_key
+
+
+def wanted_visibility(visibility: str, shared_with: Sequence[str]) -> ModelVisibility:
+    """What to ask for.
+
+    Raises:
+        InvalidInput: `input.visibility`, `account.name`.
+    """
+    kinds = [kind.value for kind in Visibility]
+    if visibility not in kinds:
+        raise InvalidInput(f"a model is {', '.join(kinds[:-1])} or {kinds[-1]}", code="input.visibility")
+    if (visibility == Visibility.SHARED) != bool(shared_with):
+        raise InvalidInput(
+            "accounts go with a model that is shared, and with no other",
+            code="input.visibility",
+            hint='as in set_visibility("acme/resnet18", "shared", shared_with=["clinic"])',
+        )
+    accounts = tuple(dict.fromkeys(map(parse_namespace, shared_with)))
+    return ModelVisibility(Visibility(visibility), accounts)
 
 
 def _json(body: bytes) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from blindai.attestation.policy import Policy
 from blindai.channel.flow import BlockingStream
 from blindai.client.budget import BudgetWait
-from blindai.client.calls import MAX_PREDICTION_BYTES, Call
+from blindai.client.calls import MAX_PREDICTION_BYTES, Call, wanted_visibility
 from blindai.client.model_file import ModelBody, ModelSource, TaskSource
 from blindai.client.prediction import Prediction
 from blindai.client.progress import upload_progress, waiting_progress
 from blindai.client.session import ANSWER_SECONDS, CONNECT_SECONDS, GOODBYE_SECONDS, UPLOAD_SECONDS, Link, Session
 from blindai.client.text import Classification, Steps, Texts, classify, embed
 from blindai.errors import AttestationError, BudgetExhausted, InvalidInput, ModelNotFound, Unavailable
+from blindai.wire.cloud import ModelVisibility
 from blindai.wire.lease import ModelLease
 from blindai.wire.metadata import ModelMetadata, ModelUploaded, RepositoryModel, ServerMetadata, StatisticsResponse
 
@@ -46,6 +47,7 @@ class Connection(Session):
         addr: str | None = None,
         *,
         api_key: str | None = None,
+        namespace: str | None = None,
         policy: Policy | str | os.PathLike[str] | None = None,
         simulation: bool = False,
         timeout: float | None = ANSWER_SECONDS,
@@ -54,8 +56,11 @@ class Connection(Session):
         """Connect and attest.
 
         Args:
-            addr: `https://host:port`; without it the environment variable BLINDAI_ADDR, then the stored profile.
-            api_key: sent as a bearer token, after attestation only.
+            addr: `https://host:port`; without it the environment variable BLINDAI_ADDR, then the stored profile: its
+                server, or where its cloud (`blindai login`) has the account's models.
+            api_key: sent as a bearer token, after attestation only; without it the one that was stored for that cloud,
+                where it was the profile that named it.
+            namespace: another account of that cloud, whose models are meant.
             policy: a manifest's path, or a `Policy`; without it ./manifest.toml, then the stored profile's.
             simulation: without a policy, accept the simulated platform of this very installation.
             timeout: seconds to wait for each read and write; None waits for ever.
@@ -63,12 +68,17 @@ class Connection(Session):
 
         Raises:
             ConfigurationError: no address or no policy, or one that cannot be read; no time to wait.
+            AuthenticationError: `authentication.key_format`, the API key is mistyped; nothing was contacted.
             AttestationError: the peer is refused.
             Unavailable: nothing answers at the address.
         """
-        super().__init__(addr, api_key=api_key, policy=policy, simulation=simulation, timeout=timeout)
+        super().__init__(
+            addr, api_key=api_key, namespace=namespace, policy=policy, simulation=simulation, timeout=timeout
+        )
         self._progress = progress
         self._lock = threading.Lock()
+        if not self._is_found:
+            self._go_to(self._destination.find())
         self._give_back(self._open())
 
     def predict(
@@ -198,6 +208,28 @@ class Connection(Session):
         """
         self._forget(model_id)
         self._run(self._calls.delete(model_id, version))
+
+    def visibility(self, model_id: str) -> ModelVisibility:
+        """Who may query a model, besides its own account.
+
+        Raises:
+            ModelNotFound: see there; also for a model of somebody else's.
+        """
+        return self._run(self._calls.visibility(model_id))
+
+    def set_visibility(self, model_id: str, visibility: str, *, shared_with: Sequence[str] = ()) -> ModelVisibility:
+        """Say who may query a model. Only a key of the model's own account may, with the scope `upload`.
+
+        Args:
+            model_id: `namespace/name`.
+            visibility: `private`, `shared` or `public`.
+            shared_with: the accounts that may, for `shared`; those that were named before may no more.
+
+        Raises:
+            InvalidInput: `input.visibility`, there is no such one, or accounts do not go with it; `account.name`.
+            ModelNotFound, PermissionDenied: as they say.
+        """
+        return self._run(self._calls.set_visibility(model_id, wanted_visibility(visibility, shared_with)))
 
     def load_model(self, model_id: str) -> None:
         """Make an unloaded model ready again.

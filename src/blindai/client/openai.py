@@ -72,7 +72,8 @@ def openai_client(
         addr: `https://host:port`; without it the environment variable BLINDAI_ADDR, then the stored profile.
         policy: a manifest's path, or a `Policy`; without it ./manifest.toml, then the stored profile's.
         simulation: without a policy, accept the simulated platform of this very installation.
-        api_key: sent as a bearer token, after attestation only. OPENAI_API_KEY is not read.
+        api_key: sent as a bearer token, after attestation only; without it the one that was stored for the cloud that
+            the profile names. OPENAI_API_KEY is not read.
         options: further arguments of `openai.OpenAI`, such as `timeout` and `max_retries`.
 
     Raises:
@@ -82,9 +83,11 @@ def openai_client(
         Unavailable: nothing answers at the address.
     """
     _require_harmless(options)
-    transport = AttestedTransport(addr, policy=policy, simulation=simulation)
+    transport = AttestedTransport(addr, api_key=api_key, policy=policy, simulation=simulation)
     http = httpx2.Client(transport=transport, trust_env=False, timeout=openai.DEFAULT_TIMEOUT)
-    return AttestedOpenAI(base_url=f"{transport.address}/v1", api_key=_key(api_key), http_client=http, **options)
+    return AttestedOpenAI(
+        base_url=f"{transport.address}/v1", api_key=_key(transport.api_key), http_client=http, **options
+    )
 
 
 def async_openai_client(
@@ -101,9 +104,11 @@ def async_openai_client(
         ConfigurationError: see there.
     """
     _require_harmless(options)
-    transport = AsyncAttestedTransport(addr, policy=policy, simulation=simulation)
+    transport = AsyncAttestedTransport(addr, api_key=api_key, policy=policy, simulation=simulation)
     http = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=openai.DEFAULT_TIMEOUT)
-    return AsyncAttestedOpenAI(base_url=f"{transport.address}/v1", api_key=_key(api_key), http_client=http, **options)
+    return AsyncAttestedOpenAI(
+        base_url=f"{transport.address}/v1", api_key=_key(transport.api_key), http_client=http, **options
+    )
 
 
 _LEADS_ELSEWHERE = frozenset(

@@ -43,11 +43,21 @@ class AttestedTransport(Connection, httpx2.BaseTransport):  # type: ignore[misc]
     """Requests over the connections of a `Connection`. Safe to use from several threads."""
 
     def __init__(
-        self, addr: str | None, *, policy: Policy | str | os.PathLike[str] | None = None, simulation: bool = False
+        self,
+        addr: str | None,
+        *,
+        api_key: str | None = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        simulation: bool = False,
     ) -> None:
         """Connect and attest; the arguments and errors are those of `Connection`."""
         # The bounds of the waits come with each request.
-        super().__init__(addr, policy=policy, simulation=simulation, timeout=None)
+        super().__init__(addr, api_key=api_key, policy=policy, simulation=simulation, timeout=None)
+
+    @property
+    def api_key(self) -> str | None:
+        """The key for `openai` to send: the one that was given, else one that was stored for this cloud."""
+        return self._api_key
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; its answer's body comes as it is read.
@@ -89,11 +99,26 @@ class AsyncAttestedTransport(AsyncConnection, httpx2.AsyncBaseTransport):  # typ
     """The same for asyncio, over the connections of an `AsyncConnection`."""
 
     def __init__(
-        self, addr: str | None, *, policy: Policy | str | os.PathLike[str] | None = None, simulation: bool = False
+        self,
+        addr: str | None,
+        *,
+        api_key: str | None = None,
+        policy: Policy | str | os.PathLike[str] | None = None,
+        simulation: bool = False,
     ) -> None:
-        """Nothing is contacted yet; the arguments and errors are those of `AsyncConnection`."""
-        super().__init__(addr, policy=policy, simulation=simulation, timeout=None)
+        """No enclave is contacted yet, but the directory of a stored cloud is: `openai` wants an address at once.
+
+        The arguments and errors are those of `AsyncConnection`.
+        """
+        super().__init__(addr, api_key=api_key, policy=policy, simulation=simulation, timeout=None)
+        if not self._is_found:
+            self._go_to(self._destination.find())
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    @property
+    def api_key(self) -> str | None:
+        """See `AttestedTransport`."""
+        return self._api_key
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See `AttestedTransport.handle_request`."""

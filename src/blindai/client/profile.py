@@ -10,7 +10,6 @@ import ipaddress
 import json
 import os
 import re
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -20,17 +19,23 @@ import msgspec
 import platformdirs
 
 from blindai.attestation.policy import Policy
-from blindai.errors import ConfigurationError
+from blindai.crypto import secret_file
+from blindai.errors import ConfigurationError, InvalidInput
+from blindai.wire.cloud import NAMESPACE_RULE, Namespace
 
 DEFAULT_PORT: Final = 9443
 ADDRESS_VARIABLE: Final = "BLINDAI_ADDR"
 MANIFEST: Final = Path("manifest.toml")
 MAX_PROFILE_BYTES: Final = 64 * 1024
-"""Two short settings; more is not a profile."""
+"""A few short settings; more is not a profile."""
+
+CLOUD_PORT: Final = 443
+"""The control plane of a cloud serves people, where browsers expect it."""
 
 # RFC 1123, section 2.1, with the underscore that container networks put into names.
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _MAX_HOST: Final = 253
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FORM: Final = "an address looks like https://host:9443"
 
 
@@ -57,8 +62,13 @@ class Address(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return self.url
 
+    @property
+    def origin(self) -> str:
+        """As a URL of a web site: its usual port is left out."""
+        return self.url.removesuffix(f":{CLOUD_PORT}")
+
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, *, default_port: int = DEFAULT_PORT) -> Address:
         """Read `https://host[:port]`, or `host[:port]`, which means the same.
 
         Raises:
@@ -82,19 +92,27 @@ class Address(msgspec.Struct, frozen=True):
         # urlsplit drops an empty port, "host:", without a word.
         if parts.netloc.endswith(":"):
             raise _refuse_address(text, "the port is missing after the colon")
-        return cls(_host(text, parts), DEFAULT_PORT if port is None else port)
+        return cls(_host(text, parts), default_port if port is None else port)
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is remembered between runs. It holds no secret.
+    """What is remembered between runs. It holds no secret. Every setting is empty where there is none.
 
     Attributes:
-        addr: the server's address; empty where there is none.
-        policy: absolute path of the policy; empty where there is none.
+        addr: the server's address.
+        policy: absolute path of the policy.
+        cloud: `https://host` of the cloud that was signed in to; it is asked where the models of an account are.
+        fingerprint: SHA-256 of the cloud's certificate in hex, where that one and no other is to be accepted.
+        account: whose models are meant where no other account is named.
+        endpoint: where that account's models were when it was signed in to; for when the cloud does not answer.
     """
 
     addr: str = ""
     policy: str = ""
+    cloud: str = ""
+    fingerprint: str = ""
+    account: str = ""
+    endpoint: str = ""
 
     @classmethod
     def load(cls, path: Path | None = None) -> Profile:
@@ -125,21 +143,27 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             path: another file than `profile_path()`.
 
         Raises:
-            ConfigurationError: `configuration.address` for an address that could not be used,
+            ConfigurationError: `configuration.address` or `configuration.fingerprint` for one that could not be used,
                 `configuration.profile` where it cannot be written.
+            InvalidInput: `account.name`, no account can be called so.
         """
         path = path or profile_path()
-        settings = {"addr": Address.parse(self.addr).url} if self.addr else {}
-        if self.policy:
-            settings["policy"] = str(Path(self.policy).resolve())
+        settings = {
+            "addr": self.addr and Address.parse(self.addr).url,
+            "policy": self.policy and str(Path(self.policy).resolve()),
+            "cloud": self.cloud and parse_cloud(self.cloud).origin,
+            "fingerprint": self.fingerprint and parse_fingerprint(self.fingerprint),
+            "account": self.account and parse_namespace(self.account),
+            "endpoint": self.endpoint and Address.parse(self.endpoint).url,
+        }
+        settings = {key: value for key, value in settings.items() if value}
         for key, value in settings.items():
             if not value.isprintable():
                 raise _refuse_profile(path, f"{key} has characters that cannot be printed")
         # For printable text JSON's string is TOML's basic string.
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items()]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, "".join(lines).encode())
+            secret_file.replace(path, "".join(lines).encode())
         except OSError as error:
             raise _refuse_profile(path, str(error)) from error
         return path
@@ -148,30 +172,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 def profile_path() -> Path:
     """Where the profile is stored for this user."""
     return platformdirs.user_config_path("blindai") / "profile.toml"
-
-
-def resolve_address(addr: str | None = None, *, profile: Path | None = None) -> Address:
-    """The server's address: `addr`, else the environment variable BLINDAI_ADDR, else the stored profile's.
-
-    Args:
-        addr: what the caller gave.
-        profile: another file than `profile_path()`.
-
-    Raises:
-        ConfigurationError: `configuration.address` where one is wrong, `configuration.address_missing` where there is
-            none, `configuration.profile`.
-    """
-    if addr is not None:
-        return Address.parse(addr)
-    named = os.environ.get(ADDRESS_VARIABLE)
-    if named:
-        return Address.parse(named)
-    stored = Profile.load(profile).addr
-    if stored:
-        return Address.parse(stored)
-    message = "no server address was given"
-    hint = f'pass addr="https://host:{DEFAULT_PORT}", or set {ADDRESS_VARIABLE}'
-    raise ConfigurationError(message, code="configuration.address_missing", hint=hint)
 
 
 def resolve_policy(policy: Policy | str | os.PathLike[str] | None = None, *, profile: Path | None = None) -> Policy:
@@ -197,6 +197,45 @@ def resolve_policy(policy: Policy | str | os.PathLike[str] | None = None, *, pro
     message = "there is no policy, so no enclave can be accepted"
     hint = f"pass policy=PATH, put {MANIFEST} into the current folder, or store one in the profile {profile_path()}"
     raise ConfigurationError(message, code="configuration.policy_missing", hint=hint)
+
+
+def parse_cloud(text: str) -> Address:
+    """The address of a cloud's control plane: `https://host[:port]`, port 443 without one.
+
+    Raises:
+        ConfigurationError: `configuration.address`.
+    """
+    return Address.parse(text, default_port=CLOUD_PORT)
+
+
+def parse_fingerprint(text: str) -> str:
+    """The SHA-256 of a certificate, as browsers and servers show it: hex, with colons or without. In lower-case hex.
+
+    Raises:
+        ConfigurationError: `configuration.fingerprint`.
+    """
+    digits = text.strip().replace(":", "").lower()
+    if not _SHA256.fullmatch(digits):
+        raise ConfigurationError(
+            "this is not the fingerprint of a certificate",
+            code="configuration.fingerprint",
+            hint="its SHA-256 has 64 hex digits, as the server shows it when it starts: 9F:3A:...",
+        )
+    return digits
+
+
+def parse_namespace(text: str) -> str:
+    """The name of an account.
+
+    Raises:
+        InvalidInput: `account.name`.
+    """
+    try:
+        return msgspec.convert(text, Namespace)
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            "this is not the name of an account", code="account.name", hint=f"a name has {NAMESPACE_RULE}"
+        ) from None
 
 
 def _why_not(parts: SplitResult) -> str:
@@ -229,18 +268,6 @@ def _host(text: str, parts: SplitResult) -> str:
     if labels[-1].isdigit() or labels[-1].startswith("0x"):
         raise _refuse_address(text, "the IP address is malformed")
     return host
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # mkstemp makes it readable by its owner only.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 def _refuse_address(text: str, reason: str) -> ConfigurationError:

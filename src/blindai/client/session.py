@@ -19,10 +19,11 @@ from blindai.channel.http1 import Answer
 from blindai.channel.opened import server_name
 from blindai.channel.relying_party import RelyingParty
 from blindai.channel.transcript import Transcript
-from blindai.client.calls import Call, Calls
+from blindai.client.calls import Call, Calls, checked_key
+from blindai.client.destination import Destination
 from blindai.client.inputs import to_tensors
 from blindai.client.prediction import Prediction
-from blindai.client.profile import Address, resolve_address, resolve_policy
+from blindai.client.profile import Address, resolve_policy
 from blindai.client.receipt import ReceiptRequest
 from blindai.errors import AttestationError, ConfigurationError, Unavailable
 from blindai.wire.metadata import ModelMetadata
@@ -61,6 +62,7 @@ class Session:
         addr: str | None,
         *,
         api_key: str | None,
+        namespace: str | None,
         policy: Policy | str | os.PathLike[str] | None,
         simulation: bool,
         timeout: float | None,
@@ -71,10 +73,15 @@ class Session:
                 code="configuration.timeout",
                 hint="give a number of seconds above 0, or None to wait for ever",
             )
-        self._address: Address = resolve_address(addr)
-        chosen = local_policy() if simulation and policy is None else resolve_policy(policy)
-        self._party = RelyingParty(self._address.authority, chosen)
-        self._calls = Calls(self._address.authority, api_key)
+        self._destination = Destination.choose(addr, namespace=namespace)
+        self._policy = local_policy() if simulation and policy is None else resolve_policy(policy)
+        self._api_key = checked_key(self._destination.api_key() if api_key is None else api_key)
+        self._is_found = False
+        self._address: Address
+        self._party: RelyingParty
+        self._calls: Calls
+        if self._destination.address is not None:
+            self._go_to(self._destination.address)
         self._timeout = timeout
         self._idle: deque[Link] = deque()
         self._models: dict[tuple[str, str | None], ModelMetadata] = {}
@@ -84,12 +91,12 @@ class Session:
 
     @property
     def address(self) -> str:
-        """The server's address, as a URL."""
-        return self._address.url
+        """The server's address, as a URL; that of the cloud as long as it was not asked for the server."""
+        return self._address.url if self._is_found else self._destination.name
 
     @property
     def policy(self) -> Policy:
-        return self._party.policy
+        return self._policy
 
     @property
     def attestation(self) -> AttestationResult:
@@ -117,6 +124,12 @@ class Session:
         if self._attestation is not None and self._attestation.simulated:
             state += ", SIMULATED"
         return f"<{type(self).__name__} {self.address} ({state})>"
+
+    def _go_to(self, address: Address) -> None:
+        self._is_found = True
+        self._address = address
+        self._party = RelyingParty(address.authority, self._policy)
+        self._calls = Calls(address.authority, self._api_key)
 
     def _new_channel(self) -> AttestedChannel:
         if self._closed:

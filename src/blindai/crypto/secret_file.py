@@ -1,10 +1,11 @@
-"""A file that one user may read, made once: whole or not at all, and on the disk before anything depends on it."""
+"""A file that one user may read, whole or not at all; one that is made once is on the disk before anything needs it."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,24 @@ def create(path: Path, content: bytes) -> bool:
         draft.unlink()
     sync_folder(path.parent)
     return made
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, in place of what is there.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    # mkstemp makes it readable by its owner only.
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink()
+        raise
 
 
 def read(path: Path, limit: int) -> bytes:
