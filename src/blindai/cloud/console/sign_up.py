@@ -95,7 +95,7 @@ async def forgot(visit: Visit) -> Response:
         await visit.hash(visit.plane.people.request_reset, visit.form.get("email", ""), address=visit.address)
     except BlindAIError as error:
         return visit.page("forgot.html", form=Filled(given=visit.form, error=error, fields=FIELDS))
-    return see("/forgot/mail")
+    return see("/forgotten/mail")
 
 
 async def forgot_mail_page(visit: Visit) -> Response:
@@ -138,9 +138,9 @@ OPEN: Final = (
     Address("POST", f"{SIGN_UP}/passkey", sign_up_passkey),
     Address("GET", "/verify", verify_page),
     Address("POST", "/verify", verify),
-    Address("GET", "/forgot", forgot_page),
-    Address("POST", "/forgot", forgot),
-    Address("GET", "/forgot/mail", forgot_mail_page),
+    Address("GET", "/forgotten", forgot_page),
+    Address("POST", "/forgotten", forgot),
+    Address("GET", "/forgotten/mail", forgot_mail_page),
     Address("GET", "/reset", reset_page),
     Address("POST", "/reset", reset),
 )

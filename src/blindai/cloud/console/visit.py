@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from blindai.cloud.accounts.roles import ALLOWED
 from blindai.errors import BlindAIError, Unavailable
 from blindai.web import csrf
 from blindai.web.forms import Filled, headers_of_refusal
@@ -99,6 +100,10 @@ class Visit:
         """This request, as one about the account `namespace`."""
         return replace(self, namespace=namespace, role=role)
 
+    def may(self, action: Action) -> bool:
+        """Whether the user may do `action` in the account that the page is about."""
+        return self.role is not None and action in ALLOWED[self.role]
+
     def part(self, name: str) -> str:
         """A part of the address."""
         return str(self.request.path_params[name])
@@ -136,6 +141,7 @@ class Visit:
         answer = self.desk.pages.page(
             template,
             status=status,
+            can=self.may,
             csrf=csrf.token(self.cookie),
             here=self.namespace,
             memberships=self.memberships,
