@@ -55,6 +55,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "http.timeout": Problem(408, Unavailable),
     "http.url_too_long": Problem(414, InvalidInput),
     "http.content_encoding": Problem(415, InvalidInput),
+    "http.content_type": Problem(415, InvalidInput),
     "http.expect": Problem(417, InvalidInput),
     "http.headers_too_large": Problem(431, InvalidInput),
     # Models. What is wrong with a file itself is any other `model.*` code: 400, InvalidModel.
@@ -80,6 +81,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "quota.run_time": Problem(504, QuotaExceeded),
     "quota.load_time": Problem(504, QuotaExceeded),
     "quota.queue": Problem(429, QuotaExceeded),
+    "quota.requests": Problem(429, QuotaExceeded),
     "deadline": Problem(504, Unavailable),
     # A leased model.
     "lease.waiting": Problem(503, Unavailable),
@@ -108,8 +110,20 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "lease.record": Problem(400, InvalidInput),
     "lease.record_gap": Problem(409, InvalidInput),
     "lease.version": Problem(409, InvalidInput),
+    # What a control plane answers to an enclave.
+    "fleet.audience": Problem(404, InvalidInput),
+    "fleet.config": Problem(403, PermissionDenied),
+    "fleet.attestation": Problem(403, PermissionDenied),
+    "fleet.instance": Problem(403, PermissionDenied),
+    "fleet.totals": Problem(409, InvalidInput),
     "authentication.token": Problem(401, AuthenticationError),
-    # What the control plane of a cloud answers about accounts, members and keys.
+    # What the control plane of a cloud answers to a command line that waits for its user (RFC 8628, section 3.5).
+    "device.authorization_pending": Problem(400, AuthenticationError),
+    "device.slow_down": Problem(400, AuthenticationError),
+    "device.access_denied": Problem(400, AuthenticationError),
+    "device.expired_token": Problem(400, AuthenticationError),
+    "authentication.access_token": Problem(401, AuthenticationError),
+    # And about accounts, members and keys.
     "account.name": Problem(400, InvalidInput),
     "account.taken": Problem(409, InvalidInput),
     "account.unknown": Problem(404, InvalidInput),
