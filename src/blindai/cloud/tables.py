@@ -209,7 +209,8 @@ audit: Final = sa.Table(
 
 # Enclaves and what they report (`cloud.fleet`).
 
-# One row for each enclave that attested itself; `verdict` is the appraisal, for people to read.
+# One row for each enclave that attested itself; `verdict` is the appraisal, for people to read. `current` is the one
+# that serves its endpoint.
 instances: Final = sa.Table(
     "instances",
     metadata,
@@ -217,6 +218,7 @@ instances: Final = sa.Table(
     sa.Column("endpoint", sa.String(308), nullable=False),
     sa.Column("simulated", sa.Boolean, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("current", sa.Boolean, nullable=False),
     _time("first_seen"),
     _time("last_seen"),
     sa.Index("ix_instances_endpoint", "endpoint"),
