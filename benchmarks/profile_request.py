@@ -124,7 +124,7 @@ async def measure(application: Application, version: ModelVersion, rounds: int) 
     head, body = request[: request.index(b"\r\n\r\n") + 4], request[request.index(b"\r\n\r\n") + 4 :]
     fields = [line.split(b": ") for line in head.split(b"\r\n")[1:-2]]
     headers = [(name.lower(), value) for name, value in fields]
-    handler = application.direct(b"POST", _PATH.encode())
+    handler = application.direct(b"POST", _PATH.encode(), headers)
     if handler is None:
         raise AssertionError("the application takes inference requests directly")
     while isinstance(answer := handler(headers, body), asyncio.Future):  # until it is trusted on the event loop

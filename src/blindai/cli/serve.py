@@ -120,7 +120,7 @@ def serve(
         with opening.stapled(attester, url=collateral_url, directory=collateral_dir, log=log) as endorsed:
             measured = msgspec.to_builtins(settings)
             end = AttestedEnd(endorsed, measured, devices=beside)
-            calling = CallingEnd(endorsed, measured, devices=beside) if settings.custody else None
+            calling = CallingEnd(endorsed, measured, devices=beside) if settings.custody or settings.cloud else None
             announce = _announcer(platform, why, custody=settings.custody, simulated=end.simulated, as_json=as_json)
             run(_serve(end, settings, host, port, announce, calling=calling, sealed_model=sealed_model, spool=spool))
 

@@ -11,9 +11,11 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Match, Route, Router
 
-from blindai.enclave.api.endpoints import Endpoints
+from blindai.enclave.api.endpoints import CALLER, Endpoints
 from blindai.enclave.api.openai import EMBEDDINGS, OpenAI, plain_path
 from blindai.enclave.api.receipts import Receipts
+from blindai.enclave.cloud.access import rules_for
+from blindai.enclave.cloud.joining import Membership
 from blindai.enclave.config import Isolation
 from blindai.enclave.http.reply import problem_content, problem_headers
 from blindai.enclave.lease.borrowing import borrow
@@ -30,7 +32,7 @@ from blindai.wire.openai import PREFIX as OPENAI_PREFIX
 from blindai.wire.problems import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from starlette.requests import Request
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from blindai.enclave.api.receipts import Signer
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import Engine
-    from blindai.enclave.http.exchange import Handler
+    from blindai.enclave.http.exchange import Handler, Headers
     from blindai.enclave.models.description import Trial
     from blindai.enclave.running.runner import Loader, Plain
     from blindai.enclave.sandbox.sandbox import Sandbox
@@ -82,6 +84,8 @@ ROUTES: Final = (
     Address("DELETE", _STORED, "delete"),
     Address("POST", _STORED + "/load", "load"),
     Address("POST", _STORED + "/unload", "unload"),
+    Address("GET", _STORED + "/visibility", "visibility"),
+    Address("PUT", _STORED + "/visibility", "set_visibility"),
     Address("GET", "/v1/models", "list_models"),
     Address("GET", "/v1/models/{namespace}/{name}", "describe_model"),
     Address("POST", "/v1/embeddings", "embed"),
@@ -89,6 +93,8 @@ ROUTES: Final = (
     Address("GET", "/openapi.json", "openapi"),
     Address("POST", "/.well-known/blindai/attestation", "attestation"),
 )
+
+_RULES: Final = rules_for(route.handler for route in ROUTES)
 
 _INFER_PREFIX: Final = b"/v2/models/"
 _INFER_SUFFIX: Final = b"/infer"
@@ -103,7 +109,8 @@ class Application:
     Args:
         config: the measured configuration.
         engine: what runs models.
-        end: attests this enclave to the custodian; needed where the configuration names one.
+        end: attests this enclave to the custodian and to the control plane of its cloud; needed where the configuration
+            names one of them.
         sealed_model: the file of the model on loan; without it the custodian is asked for the model itself.
         signer: attests this enclave to clients, and signs receipts for them; without it there are none.
         spool: folder for uploaded models, encrypted; see `store.Store`.
@@ -112,6 +119,7 @@ class Application:
     Attributes:
         repository: the models.
         lease: the lease of the model on loan, where there is one.
+        membership: its part in a cloud, where it has one.
         bodies: the budget for bodies of inference requests.
         metrics: the counts.
     """
@@ -157,16 +165,23 @@ class Application:
                 refused=self.refused,
             )
             self.metrics.count_lease(self.lease)
-        self._endpoints = Endpoints(config, self.repository, self._inference, self.metrics, lease=self.lease)
-        self._openai = OpenAI(self.repository, self._handler, self.refused, max_body_bytes=config.limits.max_body_bytes)
-        self._routes = [
-            Route(
-                path,
-                getattr(self._openai if path.startswith(OPENAI_PREFIX) else self._endpoints, handler),
-                methods=[method],
-            )
-            for method, path, handler in ROUTES
-        ]
+        self.membership = None
+        if config.cloud:
+            if end is None:
+                raise ValueError("an enclave of a cloud needs an end that calls its control plane")
+            self.membership = Membership(config.cloud, end, self.repository, self._inference, refused=self.refused)
+        self._queries = None if self.membership is None else self.membership.queries
+        self._endpoints = Endpoints(
+            config, self.repository, self._handler, self.metrics, lease=self.lease, membership=self.membership
+        )
+        self._openai = OpenAI(
+            self.repository,
+            self._handler,
+            self.refused,
+            membership=self.membership,
+            max_body_bytes=config.limits.max_body_bytes,
+        )
+        self._routes = [Route(path, self._guarded(path, handler), methods=[method]) for method, path, handler in ROUTES]
         self._asgi = ExceptionMiddleware(
             Router(self._routes, redirect_slashes=False),
             handlers={BlindAIError: self._on_error, HTTPException: self._on_routing_error},
@@ -174,14 +189,18 @@ class Application:
         self._handlers: dict[bytes, Handler] = {}
         self._generation = self.repository.generation
 
-    def direct(self, method: bytes, target: bytes) -> Handler | None:
+    def direct(self, method: bytes, target: bytes, headers: Headers) -> Handler | None:
         """As `exchange.Application.direct`: takes inference requests."""
         if method != b"POST":
             return None
-        if self._generation != self.repository.generation or len(self._handlers) > MAX_CACHED_ROUTES:
+        if self._queries is not None:
+            known = self._queries.known(target, headers)
+            if known is not None:
+                return known
+        elif self._generation != self.repository.generation or len(self._handlers) > MAX_CACHED_ROUTES:
             self._handlers.clear()
             self._generation = self.repository.generation
-        handler = self._handlers.get(target)
+        handler = self._handlers.get(target)  # of a cloud there are none
         if handler is None:
             path = target.partition(b"?")[0]
             if path == EMBEDDINGS:
@@ -196,24 +215,49 @@ class Application:
                 number = None
             else:
                 return None
-            handler = self._handler(parse_model_id(parts[0], parts[1]), number)
-            self._handlers[path] = handler
+            handler = self._handler(parse_model_id(parts[0], parts[1]), number, headers, path)
+            if self._queries is None:
+                self._handlers[path] = handler
         return handler
 
     def _grant(self) -> Grant | None:
         return None if self.lease is None else self.lease.terms.grant
 
-    def _handler(self, model_id: ModelId, number: int | None = None) -> Handler:
-        """What answers inference requests for a version of a model; the newest one, where no number is given.
+    def _handler(self, model_id: ModelId, number: int | None, headers: Headers, path: bytes | None = None) -> Handler:
+        """What answers an inference request for a version of a model; the newest one, where no number is given.
+
+        Args:
+            model_id, number: of the model.
+            headers: the request's.
+            path: under which the handler will be remembered.
 
         Raises:
             ModelNotFound: `model.not_found`.
+            BlindAIError: in a cloud, as `cloud.queries.Queries.handler`.
         """
         if self.lease is not None and model_id == self.lease.id:
             if number not in {None, self.lease.version}:
                 raise not_found(f"version {number} of the model {model_id}")
             return self.lease.gate.infer
+        if self._queries is not None:
+            return self._queries.handler(model_id, number, headers, path)
         return partial(self._inference.infer, self.repository.resolve(model_id, number))
+
+    def _guarded(self, path: str, handler: str) -> Callable[[Request], Awaitable[Response]]:
+        """What answers requests to a path through ASGI, once its caller may make them."""
+        owner = self._openai if path.startswith(OPENAI_PREFIX) else self._endpoints
+        answer: Callable[[Request], Awaitable[Response]] = getattr(owner, handler)
+        rule, membership = _RULES[handler], self.membership
+        if membership is None or rule.query:  # queries are decided where their model is known
+            return answer
+
+        async def guarded(request: Request) -> Response:
+            model_id = self._endpoints.named(request)
+            if model_id is None or not self._endpoints.is_on_loan(model_id):
+                request.scope[CALLER] = await membership.admit(rule, request.headers.raw, model_id)
+            return await answer(request)
+
+        return guarded
 
     def refused(self, error: BlindAIError) -> None:
         """As `exchange.Application.refused`."""
@@ -251,6 +295,8 @@ class Application:
         """Begin what goes on beside requests. On the event loop."""
         if self.lease is not None:
             self.lease.start()
+        if self.membership is not None:
+            self.membership.start()
 
     def stop(self) -> None:
         """Say so to whoever asks whether the server is ready. Requests in progress go on."""
@@ -261,6 +307,8 @@ class Application:
         if self.lease is not None:
             self.lease.gate.shut()
         await self._inference.close()
+        if self.membership is not None:
+            await self.membership.close()
         if self.lease is not None:
             await self.lease.close(self.config.timeouts.shutdown_ms / 1000)
         await self.repository.close()

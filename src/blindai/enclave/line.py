@@ -59,6 +59,15 @@ class Line:
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
+    async def open(self) -> None:
+        """Connect, unless there is a connection already.
+
+        Raises:
+            BlindAIError: as the connecting does.
+        """
+        async with self._lock:
+            await self._connected()
+
     async def ask(self, path: str, message: msgspec.Struct, kind: type[Message], *, seconds: float) -> Message:
         """Send `message` to `path` and read the answer as `kind`.
 
@@ -82,13 +91,10 @@ class Line:
         """As `ask`, for the bare bytes of an answer of up to `max_bytes`."""
         body = msgspec.json.encode(message)
         async with self._lock:
-            if self._connection is not None and not self._connection.usable:
-                self.cut()
-            if self._connection is None:
-                self._connection = await self._connect()
+            connection = await self._connected()
             try:
                 async with asyncio.timeout(seconds):
-                    answer = await self._connection.post(path, body, max_answer_bytes=max_bytes)
+                    answer = await connection.post(path, body, max_answer_bytes=max_bytes)
             except BaseException as error:
                 # Also when the caller goes away: what comes now would be taken for the next answer.
                 self.cut()
@@ -98,6 +104,13 @@ class Line:
         if answer.status >= 400:
             raise error_from(answer.status, answer.body)
         return answer.body
+
+    async def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.usable:
+            self.cut()
+        if self._connection is None:
+            self._connection = await self._connect()
+        return self._connection
 
     def cut(self) -> None:
         """Close the connection, if there is one."""

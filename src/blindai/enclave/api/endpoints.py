@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from blindai.enclave.api.openapi import document
+from blindai.enclave.cloud.joining import quotas_of
 from blindai.enclave.limits import MAX_CONTROL_BODY_BYTES
 from blindai.enclave.metrics import CONTENT_TYPE as METRICS_TYPE
 from blindai.enclave.models.model_id import ModelId, parse_model_id, parse_version
@@ -21,6 +22,7 @@ from blindai.enclave.models.model_version import Batches, ModelVersion, State
 from blindai.enclave.models.repository import Repository
 from blindai.enclave.models.upload import cut, receive_model
 from blindai.errors import InvalidInput, QuotaExceeded
+from blindai.wire.cloud import ModelVisibility, Visibility
 from blindai.wire.metadata import (
     BatchStatistics,
     Duration,
@@ -40,17 +42,22 @@ from blindai.wire.metadata import (
 from blindai.wire.trial import ModelTrial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from blindai.enclave.cloud.joining import Membership
+    from blindai.enclave.cloud.principal import Principal
     from blindai.enclave.config import EnclaveConfig
     from blindai.enclave.engine import TensorSpec
+    from blindai.enclave.http.exchange import Handler, Headers
     from blindai.enclave.lease.keeper import Keeper
     from blindai.enclave.metrics import Metrics
     from blindai.enclave.models.description import Description
-    from blindai.enclave.running.inference import Inference
 
 # A load may bring its own configuration or files in Triton; here a model is what was uploaded.
 _UNSUPPORTED_LOAD: Final = ("config", "file:")
+
+CALLER: Final = "blindai.caller"
+"""Where in the scope of a request stands who makes it, in a cloud; None for what everybody may ask."""
 
 _Control = TypeVar("_Control", bound=msgspec.Struct)
 _encoder = msgspec.json.Encoder()
@@ -67,16 +74,19 @@ class Endpoints:
         self,
         config: EnclaveConfig,
         repository: Repository,
-        inference: Inference,
+        handler: Callable[[ModelId, int | None, Headers], Handler],
         metrics: Metrics,
         *,
         lease: Keeper | None,
+        membership: Membership | None,
     ) -> None:
+        """`handler` gives what answers an inference request with these headers; it may raise any BlindAIError."""
         self._config = config
         self._repository = repository
-        self._inference = inference
+        self._handler = handler
         self._metrics = metrics
         self._lease = lease
+        self._membership = membership
         self.stopping = False
 
     # Server.
@@ -117,7 +127,7 @@ class Endpoints:
                 described.platform,
                 tuple(spec.metadata for spec in described.inputs),
                 tuple(spec.metadata for spec in described.outputs),
-                leased=self._is_leased(version.id),
+                leased=self.is_on_loan(version.id),
                 task=described.task.value,
                 labels=described.labels,
                 trial=_trial(described),
@@ -158,16 +168,21 @@ class Endpoints:
         return _json(StatisticsResponse(tuple(map(_statistics, self._repository.versions(model_id, number)))))
 
     async def all_statistics(self, request: Request) -> Response:
-        return _json(StatisticsResponse(tuple(map(_statistics, self._repository))))
+        caller = _caller(request)
+        return _json(
+            StatisticsResponse(
+                tuple(
+                    _statistics(found)
+                    for found in self._repository
+                    if caller is None or found.id.namespace == caller.namespace
+                )
+            )
+        )
 
     async def infer(self, request: Request) -> Response:
         """Inference through plain ASGI. Connections of `http.EnclaveHttpProtocol` do not come this way."""
-        version = self._version(request)
-        body = await read_body(request, self._config.limits.max_body_bytes)
-        if self._lease is not None and version.id == self._lease.id:
-            answer = self._lease.gate.infer(request.headers.raw, body)
-        else:
-            answer = self._inference.infer(version, request.headers.raw, body)
+        handler = self._handler(*self._address(request), request.headers.raw)
+        answer = handler(request.headers.raw, await read_body(request, self._config.limits.max_body_bytes))
         status, headers, buffers = answer if isinstance(answer, tuple) else await answer
         response = Response(b"".join(buffers), status_code=status)
         for line in headers.splitlines():
@@ -183,7 +198,7 @@ class Endpoints:
             [
                 RepositoryModel(found.model_name, found.number, found.state, found.reason)
                 for found in self._repository
-                if found.state is State.READY or not wanted.ready
+                if (found.state is State.READY or not wanted.ready) and self._is_listed(request, found)
             ]
         )
 
@@ -208,7 +223,26 @@ class Endpoints:
     async def delete(self, request: Request) -> Response:
         model_id, number = self._own_address(request)
         await self._repository.delete(model_id, number)
+        if self._membership is not None and (caller := _caller(request)) is not None:
+            self._membership.deleted(caller)
         return _json({})
+
+    async def visibility(self, request: Request) -> Response:
+        model_id = self._shared_address(request)
+        self._repository.resolve(model_id)
+        return _json(self._repository.visibility(model_id))
+
+    async def set_visibility(self, request: Request) -> Response:
+        model_id = self._shared_address(request)
+        wanted = await _control(request, ModelVisibility)
+        if (wanted.visibility is Visibility.SHARED) != bool(wanted.shared_with):
+            raise InvalidInput(
+                "`shared_with` names the accounts of a shared model, and none of another", code="input.message"
+            )
+        self._repository.show(
+            model_id, msgspec.structs.replace(wanted, shared_with=tuple(sorted({*wanted.shared_with})))
+        )
+        return _json(self._repository.visibility(model_id))
 
     async def upload(self, request: Request) -> Response:
         model_id, number = self._own_address(request)
@@ -223,8 +257,11 @@ class Endpoints:
             content_type=request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip(),
             content_digest=b", ".join(digests) if digests else None,
             max_bytes=self._config.limits.max_model_bytes,
+            quotas=quotas_of(_caller(request)),
         )
         self._metrics.uploaded()
+        if self._membership is not None and (caller := _caller(request)) is not None:
+            self._membership.uploaded(caller)
         described = version.description
         return _json(
             ModelUploaded(
@@ -239,6 +276,19 @@ class Endpoints:
             status=201,
         )
 
+    def named(self, request: Request) -> ModelId | None:
+        """The model that a request's path names; None where there is none.
+
+        Raises:
+            InvalidInput: `model.id`.
+        """
+        parts = request.path_params
+        return parse_model_id(parts["namespace"], parts["name"]) if "namespace" in parts else None
+
+    def is_on_loan(self, model_id: ModelId) -> bool:
+        """Whether this is the name of the model on loan."""
+        return self._lease is not None and model_id == self._lease.id
+
     def _address(self, request: Request) -> tuple[ModelId, int | None]:
         model_id = parse_model_id(request.path_params["namespace"], request.path_params["name"])
         number = request.path_params.get("version", request.query_params.get("version"))
@@ -247,7 +297,7 @@ class Endpoints:
     def _own_address(self, request: Request) -> tuple[ModelId, int | None]:
         """The address of a model that the enclave's users may change."""
         model_id, number = self._address(request)
-        if self._is_leased(model_id):
+        if self.is_on_loan(model_id):
             raise InvalidInput(
                 "this name is that of the model on loan, which its custodian alone loads and removes",
                 code="lease.managed",
@@ -255,14 +305,30 @@ class Endpoints:
             )
         return model_id, number
 
+    def _shared_address(self, request: Request) -> ModelId:
+        """The address of a model that may be shown to others."""
+        if self._membership is None:
+            raise InvalidInput(
+                "this enclave is in no cloud: everybody who reaches it may query every model", code="cloud.none"
+            )
+        return self._own_address(request)[0]
+
+    def _is_listed(self, request: Request, found: ModelVersion) -> bool:
+        caller = _caller(request)
+        if self._membership is None or caller is None:
+            return True
+        return found.leased or self._membership.access.is_listed(caller, found.id)
+
     def _version(self, request: Request) -> ModelVersion:
         model_id, number = self._address(request)
         if self._lease is not None and model_id == self._lease.id and self._lease.gate.version is None:
             raise self._lease.gate.refusal()
         return self._repository.resolve(model_id, number)
 
-    def _is_leased(self, model_id: ModelId) -> bool:
-        return self._lease is not None and model_id == self._lease.id
+
+def _caller(request: Request) -> Principal | None:
+    caller: Principal | None = request.scope.get(CALLER)
+    return caller
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from starlette.responses import Response
 
-from blindai.enclave.api.endpoints import read_body
+from blindai.enclave.api.endpoints import CALLER, read_body
 from blindai.enclave.http.reply import JSON_TYPE, Reply, incident, problem_reply
 from blindai.enclave.models.model_id import ModelId, parse_model_id
 from blindai.enclave.models.model_version import State
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
+    from blindai.enclave.cloud.joining import Membership
     from blindai.enclave.http.exchange import Handler, Headers
     from blindai.enclave.models.repository import Repository
     from blindai.wire.tensor import Buffer
@@ -55,28 +56,37 @@ class OpenAI:
 
     Args:
         repository: the models.
-        handler: what answers inference requests for a model's newest version; it may raise any BlindAIError.
+        handler: what answers an inference request for a version of a model, the newest for None, with these headers; it
+            may raise any BlindAIError.
         refused: told of each request that was refused before it reached a model.
+        membership: the enclave's part in a cloud.
         max_body_bytes: of one request.
     """
 
     def __init__(
         self,
         repository: Repository,
-        handler: Callable[[ModelId], Handler],
+        handler: Callable[[ModelId, int | None, Headers], Handler],
         refused: Callable[[BlindAIError], None],
         *,
+        membership: Membership | None,
         max_body_bytes: int,
     ) -> None:
         self._repository = repository
         self._handler = handler
         self._refused = refused
+        self._membership = membership
         self._max_body_bytes = max_body_bytes
         self._started = int(time.time())
 
     async def list_models(self, request: Request) -> Response:
-        """`GET /v1/models`: all models that can answer, each once."""
-        ids = {version.id for version in self._repository if version.state is State.READY}
+        """`GET /v1/models`: all models that can answer, each once; in a cloud, those that the caller finds in lists."""
+        ready = [version for version in self._repository if version.state is State.READY]
+        caller = request.scope.get(CALLER)
+        if self._membership is not None and caller is not None:
+            is_listed = self._membership.access.is_listed
+            ready = [version for version in ready if version.leased or is_listed(caller, version.id)]
+        ids = {version.id for version in ready}
         return _json(ModelList([self._model(model_id) for model_id in sorted(ids)]))
 
     async def describe_model(self, request: Request) -> Response:
@@ -98,7 +108,7 @@ class OpenAI:
         try:
             request = EmbeddingsRequest.parse(bytes(body))
             message, length = _inference_request(request.texts)
-            handler = self._handler(_model_id(request.model))
+            handler = self._handler(_model_id(request.model), None, headers)
         except BlindAIError as error:
             self._refused(error)
             return problem_reply(error, EMBEDDINGS)

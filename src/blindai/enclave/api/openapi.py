@@ -9,6 +9,7 @@ from typing import Any, Final
 from blindai.enclave.models.model_id import RULE
 from blindai.enclave.models.upload import FILE_TYPES
 from blindai.wire.bundle import BUNDLE_TYPE
+from blindai.wire.cloud import MAX_SHARED_WITH, Visibility
 from blindai.wire.lease import STATES
 
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -123,6 +124,21 @@ def _repository_paths() -> dict[str, Any]:
         },
         stored + "/load": {"post": _operation("Make ready again", _json(_OBJECT), parameters=address, tag=tag)},
         stored + "/unload": {"post": _operation("Free the session", _json(_OBJECT), parameters=address, tag=tag)},
+        stored + "/visibility": {
+            "get": _operation(
+                "Who may query a model, in a cloud",
+                _json(_ref("Visibility")),
+                parameters=(_NAMESPACE, _NAME),
+                tag=tag,
+            ),
+            "put": _operation(
+                "Let nobody else, some accounts, or everybody query a model",
+                _json(_ref("Visibility")),
+                parameters=(_NAMESPACE, _NAME),
+                body=_json(_ref("Visibility")),
+                tag=tag,
+            ),
+        },
     }
 
 
@@ -214,6 +230,10 @@ def _schemas() -> dict[str, Any]:
                 "platform": _STRING,
             }
         ),
+        "Visibility": _struct(
+            {"visibility": {"type": "string", "enum": [*Visibility]}},
+            {"shared_with": {**_array(_STRING), "maxItems": MAX_SHARED_WITH}},
+        ),
         "IndexEntry": _struct({"name": _STRING, "version": _NUMBER, "state": _STRING, "reason": _STRING}),
         "InferRequest": _struct(
             {"inputs": _array(tensor)},
@@ -271,8 +291,13 @@ def document() -> dict[str, Any]:
             "version": installed_version("blindai"),
             "description": "Open Inference Protocol V2 behind attested TLS. A model id is " + RULE + ".",
         },
+        # In a cloud; elsewhere nobody asks for a key.
+        "security": [{}, {"key": []}],
         "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_openai_paths()},
         "components": {
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "bearerFormat": "bai_sk_ and 36 characters"}
+            },
             "parameters": {
                 "namespace": {"name": "namespace", **part, "schema": _STRING},
                 "name": {"name": "name", **part, "schema": _STRING},

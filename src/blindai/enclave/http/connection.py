@@ -296,7 +296,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
         application, length = self.application, known.length
         bodies = application.bodies
         try:
-            handler = application.direct(b"POST", known.target)
+            handler = application.direct(b"POST", known.target, known.headers)
             if handler is None:
                 return None
             bodies.take(length)
@@ -338,7 +338,7 @@ class EnclaveHttpProtocol(HttpToolsProtocol, BulkProtocol):
         }
         try:
             head.check_negotiable()
-            handler = self.application.direct(method, self.url)
+            handler = self.application.direct(method, self.url, self.headers)
             if handler is None:
                 scope = self._scope(method, head.version)
                 self.cycle = AsgiExchange(self, self._response_transport, scope, head.length, **options)

@@ -51,8 +51,12 @@ class Application(Protocol):
 
     bodies: Budget
 
-    def direct(self, method: bytes, target: bytes) -> Handler | None:
-        """What answers this request directly; None for ASGI.
+    def direct(self, method: bytes, target: bytes, headers: Headers) -> Handler | None:
+        """What answers this request directly; None for ASGI. Asked for each request anew.
+
+        Args:
+            method, target: of the request.
+            headers: its own, names in lower case.
 
         Raises:
             BlindAIError: the answer is known already and the body need not be read.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from blindai.enclave.cloud.quotas import Limited
 from blindai.enclave.running.queue import Busy, QueueFull
 from blindai.errors import BlindAIError
 from blindai.wire.openai import PREFIX as OPENAI_PREFIX
@@ -47,7 +48,7 @@ class Reply(NamedTuple):
 def problem_headers(error: BlindAIError) -> list[tuple[bytes, bytes]]:
     """The headers of the response to `error`."""
     headers = [(b"content-type", JSON_TYPE)]
-    if isinstance(error, (Busy, QueueFull)):
+    if isinstance(error, (Busy, QueueFull, Limited)):
         headers.append((b"retry-after", b"%d" % error.retry_after))
     elif status_of(error) in {429, 503}:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import structlog
 
+from blindai.enclave.cloud.quotas import no_models_left
 from blindai.enclave.limits import COPIES_WHILE_LOADED, LOAD_BYTES
 from blindai.enclave.models.description import Description, Trial
 from blindai.enclave.models.inline_copy import is_light, may_have_copy, open_copy
@@ -23,6 +24,7 @@ from blindai.enclave.models.sealed_model import close_wiped, load_sealed, read_s
 from blindai.enclave.models.store import Store
 from blindai.enclave.running.thread_runner import ThreadRunner
 from blindai.errors import BlindAIError, InvalidInput, InvalidModel, QuotaExceeded
+from blindai.wire.cloud import ModelVisibility, Visibility
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from blindai.enclave.models.store import Draft, Space, StoredModel
     from blindai.enclave.running.runner import Loader, Runner
     from blindai.enclave.running.thread_runner import RunningThreads
+    from blindai.wire.cloud import Quotas
 
 _log = structlog.get_logger("blindai.enclave")
 
@@ -52,6 +55,8 @@ RELOADS: Final = 4
 _LEASED_LOADS: Final = 2
 
 _DAMAGED: Final = "model.store_damaged"
+
+_PRIVATE: Final = ModelVisibility(Visibility.PRIVATE)
 
 _Result = TypeVar("_Result")
 
@@ -94,7 +99,7 @@ class Admission:
         """Make room for `size` bytes more.
 
         Raises:
-            QuotaExceeded: `quota.namespace_bytes`, `quota.store`.
+            QuotaExceeded: `quota.account_bytes`, `quota.namespace_bytes`, `quota.store`.
         """
         if self._space is not None:
             self._space.grow(size)
@@ -155,34 +160,40 @@ class Repository:
         self._limits = config.limits
         self._runtime = config.runtime
         self._models: dict[ModelId, dict[int, ModelVersion]] = {}
+        self._visibilities: dict[ModelId, ModelVisibility] = {}  # of those that are not private
         self._first_loads = asyncio.Semaphore(FIRST_LOADS)
         self._reloads = asyncio.Semaphore(RELOADS)
         self._opening = ThreadPoolExecutor(_LEASED_LOADS, thread_name_prefix="load")
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def admit(self, model_id: ModelId, *, version: int | None, size: int) -> Admission:
+    def admit(self, model_id: ModelId, *, version: int | None, size: int, quotas: Quotas | None = None) -> Admission:
         """Make room for an upload before its body is read.
 
         Args:
             model_id: whose version it will be.
             version: its number; None takes the next one.
             size: bytes it will have; 0 when not known yet (see `Admission.grow`).
+            quotas: of the account that the namespace is, in a cloud.
 
         Raises:
             QuotaExceeded: `quota.model_size`, `quota.models`, `quota.namespace_models`, `quota.memory` for what could
-                never be loaded, `quota.namespace_bytes`, `quota.store`.
+                never be loaded, `quota.namespace_bytes`, `quota.store`; `quota.account_models`, `quota.account_bytes`.
             InvalidModel: `model.version_exists`.
         """
         number = self._admit_name(model_id, version, size)
         taken = [name for name, _ in self.pending] + [found.id for found in self]
-        if sum(name.namespace == model_id.namespace for name in taken) >= self._limits.max_namespace_models:
+        count = sum(name.namespace == model_id.namespace for name in taken)
+        if quotas is not None and count >= quotas.models:
+            raise no_models_left(quotas.models)
+        if count >= self._limits.max_namespace_models:
             raise QuotaExceeded(
                 f"the namespace has {self._limits.max_namespace_models} models, as many as it may",
                 code="quota.namespace_models",
                 hint="delete a model of this namespace first",
             )
         self.memory.refuse_too_large(_first_need(size))
-        return Admission(self, model_id, number, self.store.reserve(model_id.namespace, size))
+        allowed = None if quotas is None else quotas.model_bytes
+        return Admission(self, model_id, number, self.store.reserve(model_id.namespace, size, allowed=allowed))
 
     async def commit(self, admission: Admission, stored: StoredModel) -> ModelVersion:
         """Load an uploaded model and, once that worked, make it visible. Takes the admission over.
@@ -339,6 +350,24 @@ class Repository:
         found = self.resolve(model_id, version)
         return [found] if version is not None else [self._models[model_id][n] for n in sorted(self._models[model_id])]
 
+    def visibility(self, model_id: ModelId) -> ModelVisibility:
+        """Who may query a model, besides its own account; what does not exist is as private as what was not shared."""
+        return self._visibilities.get(model_id, _PRIVATE)
+
+    def show(self, model_id: ModelId, to: ModelVisibility) -> None:
+        """Let others query a model, or none, until all its versions are deleted.
+
+        Raises:
+            ModelNotFound: `model.not_found`.
+            InvalidInput: `lease.managed`.
+        """
+        self._unleased(model_id, None)
+        if to.visibility is Visibility.PRIVATE:
+            self._visibilities.pop(model_id, None)
+        else:
+            self._visibilities[model_id] = to
+        self.generation += 1
+
     def __iter__(self) -> Iterator[ModelVersion]:
         """All versions of all models, by name and number."""
         for model_id in sorted(self._models):
@@ -375,6 +404,7 @@ class Repository:
             del self._models[model_id][found.version]
         if not self._models[model_id]:
             del self._models[model_id]
+            self._visibilities.pop(model_id, None)
         self.generation += 1
         for found in doomed:
             await self._complete(_discard(found))

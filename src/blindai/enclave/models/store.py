@@ -27,6 +27,7 @@ from blindai.crypto.stream import (
     StreamKey,
 )
 from blindai.crypto.wipe import wipe
+from blindai.enclave.cloud.quotas import no_bytes_left
 from blindai.enclave.limits import KIB, Budget, Reservation
 from blindai.enclave.models.plain_model import in_memory
 from blindai.errors import ConfigurationError, InvalidModel, QuotaExceeded, Unavailable
@@ -56,29 +57,36 @@ _NO_FILES: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Space:
-    """A part of the store that one model takes, of what all models may have and of what its namespace may have."""
+    """A part of the store that one model takes, of what all models may have and of what its namespace may have.
 
-    def __init__(self, total: Reservation, namespace: Reservation) -> None:
-        self._parts = (namespace, total)
+    Args:
+        total: of what all models may have.
+        namespaces: of what its namespace may have, by each of those who set a limit.
+    """
+
+    def __init__(self, total: Reservation, *namespaces: Reservation) -> None:
+        self._parts = (*namespaces, total)
 
     def grow(self, amount: int) -> None:
         """Take `amount` bytes more.
 
         Raises:
-            QuotaExceeded: `quota.namespace_bytes`, `quota.store`; nothing was taken.
+            QuotaExceeded: `quota.account_bytes`, `quota.namespace_bytes`, `quota.store`; nothing was taken.
         """
-        namespace, total = self._parts
-        namespace.grow(amount)
+        grown: list[Reservation] = []
         try:
-            total.grow(amount)
+            for part in self._parts:
+                part.grow(amount)
+                grown.append(part)
         except QuotaExceeded:
-            namespace.shrink_to(namespace.amount - amount)
+            for part in grown:
+                part.shrink_to(part.amount - amount)
             raise
 
     @property
     def amount(self) -> int:
         """Bytes taken."""
-        return self._parts[1].amount
+        return self._parts[-1].amount
 
     def release(self) -> None:
         """Give everything back; harmless when repeated."""
@@ -104,6 +112,7 @@ class Store:
         self._folder = folder
         # One lasts as long as somebody holds a part of it, be it of no bytes yet.
         self._namespaces: WeakValueDictionary[str, Budget] = WeakValueDictionary()
+        self._accounts: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._highest_file = _highest_file(limits)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         try:
@@ -115,14 +124,25 @@ class Store:
                 hint="name a folder on a disk with room for all models: blindai serve --spool FOLDER",
             ) from error
 
-    def reserve(self, namespace: str, size: int) -> Space:
+    def reserve(self, namespace: str, size: int, *, allowed: int | None = None) -> Space:
         """Take room for a model before its body is read.
 
+        Args:
+            namespace: whose it is.
+            size: bytes of it.
+            allowed: what the account of this name may have in all, in a cloud.
+
         Raises:
-            QuotaExceeded: `quota.namespace_bytes`, `quota.store`.
+            QuotaExceeded: `quota.account_bytes`, `quota.namespace_bytes`, `quota.store`.
         """
-        budget = self._namespaces.setdefault(namespace, Budget(self._limits.max_namespace_bytes, _no_namespace_space))
-        space = Space(Reservation(self.space), Reservation(budget))
+        budgets = [
+            self._namespaces.setdefault(namespace, Budget(self._limits.max_namespace_bytes, _no_namespace_space))
+        ]
+        if allowed is not None:
+            account = self._accounts.setdefault(namespace, Budget(allowed, no_bytes_left))
+            account.total = allowed
+            budgets.insert(0, account)
+        space = Space(Reservation(self.space), *(Reservation(budget) for budget in budgets))
         space.grow(size)
         return space
 

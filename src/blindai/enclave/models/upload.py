@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from blindai.enclave.models.model_id import ModelId
     from blindai.enclave.models.model_version import ModelVersion
+    from blindai.wire.cloud import Quotas
 
 FILE_TYPES: Final = (ONNX_TYPE, "application/octet-stream")
 
@@ -93,6 +94,7 @@ async def receive_model(
     content_type: str,
     content_digest: bytes | None,
     max_bytes: int,
+    quotas: Quotas | None = None,
 ) -> ModelVersion:
     """Read a model from `body`, load it and store it; all of that or nothing.
 
@@ -105,6 +107,7 @@ async def receive_model(
         content_type: of `FILE_TYPES` or `BUNDLE_TYPE`, without parameters.
         content_digest: the header Content-Digest, if any.
         max_bytes: longest body.
+        quotas: of the account that uploads, in a cloud.
 
     Raises:
         InvalidModel: `model.content_type`, `model.digest`, `model.bundle`, `model.empty`, `model.version_exists`, or
@@ -119,7 +122,7 @@ async def receive_model(
             hint=f"send {FILE_TYPES[0]}, or {BUNDLE_TYPE} for a model with external data",
         )
     digest = ContentDigest(content_digest)
-    with repository.admit(model_id, version=version, size=length or 0) as admission:
+    with repository.admit(model_id, version=version, size=length or 0, quotas=quotas) as admission:
         draft = admission.begin(bundle=content_type == BUNDLE_TYPE, observe=digest.update)
         total = 0
         async for chunk in body:
