@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -11,28 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from blindai.wire.custody import LeaseState, RequestState
+from chromium import CONTRAST, PHONE, WIDE, contexts, press_until, started
 from custodian_scene import DATABASE, PASSWORD, AttestedInstance, Scene, prepare
-
-# Both the desk and the narrowest phone that is sold.
-WIDE, PHONE = 1280, 360
-
-# Its own messages about refused requests, which some tests provoke.
-STATUS = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        # The sandbox needs a user other than root; the pages are our own.
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
+    with started() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +51,8 @@ def context(
     chromium: Browser, world: tuple[Scene, str], complaints: list[str]
 ) -> Iterator[Callable[..., BrowserContext]]:
     """Makes a browser of its own: cookies, theme, width. At the end none may have complained."""
-    opened: list[BrowserContext] = []
-
-    def complain(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and not STATUS.match(message.text):
-            complaints.append(f"{message.text} on {message.page.url if message.page else ''}")
-
-    def context(*, theme: str = "light", width: int = WIDE, scripts: bool = True) -> BrowserContext:
-        made = chromium.new_context(
-            base_url=world[1],
-            ignore_https_errors=True,
-            color_scheme="dark" if theme == "dark" else "light",
-            viewport={"width": width, "height": 800},
-            java_script_enabled=scripts,
-        )
-        made.set_default_timeout(15_000)
-        made.on("console", complain)
-        made.on("weberror", lambda error: complaints.append(str(error.error)))
-        opened.append(made)
-        return made
-
-    yield context
-    for one in opened:
-        one.close()
+    with contexts(chromium, world[1], complaints) as context:
+        yield context
     assert complaints == []
 
 
@@ -288,21 +255,6 @@ def test_verify(scene: Scene, sign_in: Callable[..., Page]) -> None:
     assert Path(download.value.path()).read_text().count("\n") == scene.ledger.entries()[lease] + 2
 
 
-def press_until(page: Page, name: str) -> None:
-    """Tab until the element of this name has the focus, and see that the focus is visible."""
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        found = page.evaluate(
-            "(() => { const e = document.activeElement; const s = getComputedStyle(e);"
-            " return [(e.innerText || e.labels?.[0]?.innerText || '').trim(), s.outlineStyle, s.outlineWidth] })()"
-        )
-        if found[0].startswith(name):
-            assert found[1] != "none"
-            assert found[2] != "0px"
-            return
-    pytest.fail(f"{name} is not reached by Tab")
-
-
 def test_a_stop_by_keyboard_alone(scene: Scene, context: Callable[..., BrowserContext]) -> None:
     lease, _ = serving(scene, name="Stopped by keyboard")
     page = context().new_page()
@@ -393,48 +345,6 @@ def every_page(scene: Scene) -> list[str]:
         "/account",
         "/leases/nothing",
     ]
-
-
-# The contrast of every visible text with what is behind it, by WCAG 2.2, section 1.4.3.
-CONTRAST = """() => {
-  const parse = (text) => {
-    const found = text.match(/rgba?\\(([^)]+)\\)/);
-    if (!found) return null;
-    const [r, g, b, a = 1] = found[1].split(/[ ,/]+/).map(Number);
-    return { r, g, b, a };
-  };
-  const part = (value) => (value <= 10.31475 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
-  const light = (c) => 0.2126 * part(c.r) + 0.7152 * part(c.g) + 0.0722 * part(c.b);
-  const over = (top, under) => ({
-    r: top.r * top.a + under.r * (1 - top.a), g: top.g * top.a + under.g * (1 - top.a),
-    b: top.b * top.a + under.b * (1 - top.a), a: 1,
-  });
-  const behind = (element) => {
-    const layers = [];
-    for (let one = element; one; one = one.parentElement) {
-      const colour = parse(getComputedStyle(one).backgroundColor);
-      if (colour && colour.a > 0) layers.push(colour);
-    }
-    return layers.reverse().reduce((under, top) => over(top, under), { r: 255, g: 255, b: 255, a: 1 });
-  };
-  const bad = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || element.closest("script, .unseen, .skip, option")) continue;
-    if (!element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const text = parse(style.color);
-    if (!text) continue;
-    const ground = behind(element);
-    const [high, low] = [light(over(text, ground)), light(ground)].sort((a, b) => b - a);
-    const ratio = (high + 0.05) / (low + 0.05);
-    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
-    const words = walker.currentNode.textContent.trim().slice(0, 40);
-    if (ratio < (large ? 3 : 4.5)) bad.push(`${ratio.toFixed(2)} ${style.color} ${words}`);
-  }
-  return bad;
-}"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
