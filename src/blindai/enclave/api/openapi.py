@@ -11,10 +11,18 @@ from blindai.enclave.models.upload import FILE_TYPES
 from blindai.wire.bundle import BUNDLE_TYPE
 from blindai.wire.cloud import MAX_SHARED_WITH, Visibility
 from blindai.wire.lease import STATES
+from blindai.wire.openai import MAX_DIMENSIONS
 
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _STRING: Final = {"type": "string"}
 _NUMBER: Final = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
+# `model_id.RULE`.
+_PART: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$", "not": {"pattern": "[.][.]"}}
+_MODEL_ID: Final = {
+    "type": "string",
+    "pattern": "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?/[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$",
+    "not": {"pattern": "[.][.]"},
+}
 _BOOLEAN: Final = {"type": "boolean"}
 _BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _OBJECT: Final = {"type": "object"}
@@ -63,6 +71,7 @@ def _operation(
     status: int = 200,
     parameters: tuple[dict[str, Any], ...] = (),
     body: dict[str, Any] | None = None,
+    body_required: bool = True,
     tag: str = "models",
 ) -> dict[str, Any]:
     operation: dict[str, Any] = {
@@ -73,7 +82,7 @@ def _operation(
     if parameters:
         operation["parameters"] = list(parameters)
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": body}
+        operation["requestBody"] = {"required": body_required, "content": body}
     return operation
 
 
@@ -108,6 +117,7 @@ def _repository_paths() -> dict[str, Any]:
                 "All model versions",
                 _json(_array(_ref("IndexEntry"))),
                 body=_json(_struct({}, {"ready": _BOOLEAN})),
+                body_required=False,
                 tag=tag,
             )
         },
@@ -262,13 +272,14 @@ def _openai_schemas() -> dict[str, Any]:
         "ModelEntry": _struct(model),
         "ModelList": _struct({"object": listed, "data": _array(_ref("ModelEntry"))}),
         "EmbeddingsRequest": _struct(
-            {"model": _STRING, "input": {"oneOf": [_STRING, _array(_STRING)]}},
+            {"model": _MODEL_ID, "input": {"oneOf": [_STRING, {**_array(_STRING), "minItems": 1}]}},
             {
                 "encoding_format": {"type": "string", "enum": ["float", "base64"]},
-                "dimensions": {"type": "integer", "minimum": 1},
+                "dimensions": {"type": "integer", "minimum": 1, "maximum": MAX_DIMENSIONS},
                 "user": _STRING,
             },
-        ),
+        )
+        | {"additionalProperties": False},
         "Embeddings": _struct(
             {
                 "object": listed,
@@ -299,8 +310,8 @@ def document() -> dict[str, Any]:
                 "key": {"type": "http", "scheme": "bearer", "bearerFormat": "bai_sk_ and 36 characters"}
             },
             "parameters": {
-                "namespace": {"name": "namespace", **part, "schema": _STRING},
-                "name": {"name": "name", **part, "schema": _STRING},
+                "namespace": {"name": "namespace", **part, "schema": _PART},
+                "name": {"name": "name", **part, "schema": _PART},
                 "version": {"name": "version", **part, "schema": _NUMBER},
             },
             "responses": {
