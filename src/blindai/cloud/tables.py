@@ -61,6 +61,14 @@ users: Final = sa.Table(
     _time("left_at", nullable=True),
 )
 
+# Sign-ups that wait for an answer to their mail are looked through at every sign-up; they are few.
+sa.Index(
+    "ix_users_unverified",
+    users.c.created_at,
+    sqlite_where=users.c.verified_at.is_(None),
+    postgresql_where=users.c.verified_at.is_(None),
+)
+
 # Credentials of WebAuthn. `id` is the credential's in base64url.
 passkeys: Final = sa.Table(
     "passkeys",

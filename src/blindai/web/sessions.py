@@ -100,9 +100,14 @@ class Sessions:
         """Sign this browser out."""
         connection.execute(delete(self._table).where(self._table.c.id == _digest(session_id)))
 
-    def end_all(self, connection: Connection, account: str) -> None:
-        """Sign `account` out everywhere: its password has changed, or it may not sign in any more."""
-        connection.execute(delete(self._table).where(self._table.c.account == account))
+    def end_all(self, connection: Connection, account: str, *, keep: str | None = None) -> None:
+        """Sign `account` out everywhere: its password has changed, or it may not sign in any more.
+
+        Args:
+            keep: the id of a session that goes on, if it is one of this account's.
+        """
+        ended = delete(self._table).where(self._table.c.account == account)
+        connection.execute(ended if keep is None else ended.where(self._table.c.id != _digest(keep)))
 
 
 def _digest(session_id: str) -> str:
