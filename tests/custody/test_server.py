@@ -232,7 +232,7 @@ def test_the_second_start_makes_no_second_key(start_custodian: Start, custodian_
     second = start_custodian()
     assert first.public_key == second.public_key
     assert first.said["certificate_sha256"] == second.said["certificate_sha256"]
-    assert (custodian_folder / "tls" / "operators.pem").stat().st_mode & 0o777 == 0o600
+    assert (custodian_folder / "tls" / "pages.pem").stat().st_mode & 0o777 == 0o600
 
 
 # Clients that are slow, silent, or something else.
@@ -262,7 +262,7 @@ def _enclave_socket(running: RunningCustodian) -> socket.socket:
 
 
 def _operator_socket(running: RunningCustodian) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=str(running.custodian.place.tls / "operators.pem"))
+    context = ssl.create_default_context(cafile=str(running.custodian.place.tls / "pages.pem"))
     raw = socket.create_connection(("127.0.0.1", running.addresses.operators[1]), timeout=20)
     return context.wrap_socket(raw, server_hostname="127.0.0.1")
 
@@ -413,7 +413,7 @@ def test_no_secret_comes_into_a_log(
         "signing seed": seed,
         "password": PASSWORD.encode(),
         "weights": loan.model[:27],
-        "TLS key": _private_key_bytes(custodian_folder / "tls" / "operators.pem"),
+        "TLS key": _private_key_bytes(custodian_folder / "tls" / "pages.pem"),
     }
     for name, secret in secrets.items():
         for form in (

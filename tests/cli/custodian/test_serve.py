@@ -56,7 +56,7 @@ def test_people_read_words_and_signals_end_it(tmp_path: Path, number: signal.Sig
 
 def test_a_given_certificate_is_shown(tmp_path: Path) -> None:
     with CustodianProcess(tmp_path / "one") as first:
-        own = tmp_path / "one" / "tls" / "operators.pem"
+        own = tmp_path / "one" / "tls" / "pages.pem"
         fingerprint = first.said["certificate_sha256"]
     options = ("--tls-cert", own, "--tls-key", own)
     with CustodianProcess(tmp_path / "two", arguments=options) as second:
@@ -85,7 +85,7 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path, content: bytes) -> 
 def test_a_certificate_of_its_own_that_others_may_read_is_refused(tmp_path: Path) -> None:
     with CustodianProcess(tmp_path):
         pass
-    (tmp_path / "tls" / "operators.pem").chmod(0o644)
+    (tmp_path / "tls" / "pages.pem").chmod(0o644)
     code, output = _serve("--data", tmp_path)
     assert (code, "configuration.tls" in output) == (2, True)
 
