@@ -53,11 +53,15 @@ class Clock:
 
 
 class Platform:
-    """A borrower's machine that attests one program."""
+    """A machine that attests one program.
+
+    Attributes:
+        attester: of that program.
+    """
 
     def __init__(self) -> None:
         self.root = SimulatedRoot.generate()
-        self._attester = SimulatedAttester(root=self.root, measurements=MEASUREMENTS)
+        self.attester = SimulatedAttester(root=self.root, measurements=MEASUREMENTS)
 
     @cached_property
     def policy(self) -> Policy:
@@ -69,7 +73,7 @@ class Platform:
         return Policy.simulated({Vendor.INTEL: self.root.anchor.spki_sha256}, MEASUREMENTS, name="test").to_toml()
 
     def transcript(self, keyset: PrivateKeyset, config: dict[str, Any]) -> Transcript:
-        """What a custodian keeps of a connection on which `keyset` and `config` were attested just now."""
+        """What a relying party keeps of a connection on which `keyset` and `config` were attested just now."""
         statement = Statement(
             role=Role.CLIENT,
             nonce=secrets.token_hex(32),
@@ -79,7 +83,7 @@ class Platform:
             devices_digest=NO_DEVICES,
             config_digest=config_digest(config),
         )
-        evidence = self._attester.attest(statement.report_data)
+        evidence = self.attester.attest(statement.report_data)
         return Transcript(
             at=datetime.now(UTC),
             statement=statement,

@@ -6,12 +6,13 @@ import getpass
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from blindai.cli.console import err
+from blindai.cli.database import DatabaseAddress, DatabaseFile, database_address
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FOLDER", help="The custodian's files; by default in your data folder."),
-]
-DatabaseAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--database", metavar="URL", help="postgresql://user@host/name, or a SQLite file; else one in --data."
-    ),
-]
-DatabaseFile = Annotated[
-    Path | None,
-    typer.Option("--database-file", metavar="FILE", help="A file that holds the URL, where a password is in it."),
 ]
 UnlockFile = Annotated[
     Path | None,
@@ -42,9 +33,6 @@ AskPassphrase = Annotated[
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file that holds the passphrase, one line.")
 ]
-
-# The URL of a database is one line of text.
-_MAX_URL_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +61,7 @@ class PlaceOptions:
             raise ConfigurationError(
                 "give one of --key-file, --passphrase and --passphrase-file", code="custodian.unlock"
             )
-        place = Place.at(self.data, self._database())
+        place = Place.at(self.data, database_address(self.database, self.database_file))
         key_file = KeyFile(self.key_file or place.key_file)
 
         def unlock(lock: Lock | None) -> Unlock:
@@ -88,28 +76,6 @@ class PlaceOptions:
             err.print(f"made [bold]{escape(str(key_file.path))}[/]: it opens the custodian's keys")
             err.print("  keep a copy of it, and keep it apart from copies of the database: both together are the keys")
         return custodian
-
-    def _database(self) -> str | None:
-        """The address, whose password nobody but the owner of a file could have read."""
-        if self.database is not None and self.database_file is not None:
-            raise ConfigurationError("give one of --database and --database-file", code="configuration.database")
-        if self.database_file is not None:
-            return _line(self.database_file)
-        if self.database is not None and "://" in self.database:
-            from sqlalchemy.engine import make_url
-            from sqlalchemy.exc import ArgumentError
-
-            try:
-                password = make_url(self.database).password
-            except ArgumentError:
-                password = None  # not an address; `Database.open` says so
-            if password is not None:
-                raise ConfigurationError(
-                    "the address of the database holds a password, which others on this machine can read",
-                    code="configuration.database_password",
-                    hint="put the address into a file: --database-file FILE; or the password into ~/.pgpass",
-                )
-        return self.database
 
 
 def ask(what: str, *, twice: bool = False) -> str:
@@ -146,16 +112,3 @@ def require_custodian_extra() -> None:
             code="configuration.custodian_missing",
             hint="pip install 'blindai[custodian]'",
         ) from error
-
-
-def _line(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_URL_BYTES + 1).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the address of the database cannot be read from {path}: {error}", code="configuration.database"
-        ) from error
-    if not text or len(text) > _MAX_URL_BYTES or "\n" in text:
-        raise ConfigurationError(f"{path} does not hold the address of a database", code="configuration.database")
-    return text

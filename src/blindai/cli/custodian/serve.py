@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,16 +12,15 @@ from blindai.cli.console import err, print_json, reported
 from blindai.cli.custodian.place import (
     AskPassphrase,
     Data,
-    DatabaseAddress,
-    DatabaseFile,
     PassphraseFile,
     PlaceOptions,
     UnlockFile,
     require_custodian_extra,
 )
+from blindai.cli.database import DatabaseAddress, DatabaseFile
 from blindai.cli.serve import LogFormat
+from blindai.cli.serving import TlsCert, TlsKey, host_and_port, pages_tls
 from blindai.cli.target import Json
-from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,13 +48,8 @@ def serve(
     dashboard_port: Annotated[
         int, typer.Option("--dashboard-port", min=0, max=65535, help="0 takes a free one.")
     ] = DEFAULT_DASHBOARD_PORT,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option("--tls-cert", metavar="FILE", help="Of the dashboard, with its chain (PEM); else one of its own."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", metavar="FILE", help="The key of --tls-cert (PEM).")
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How to log.")] = LogFormat.CONSOLE,
     debug: Annotated[
         bool, typer.Option("--debug", help="Log every message of an enclave; never what is in it.")
@@ -79,7 +72,7 @@ def serve(
             passphrase_file=passphrase_file,
         )
         with place.open() as custodian:
-            tls = _tls(custodian, dashboard_host, tls_cert, tls_key)
+            tls = pages_tls(custodian.place.tls, dashboard_host, tls_cert, tls_key)
             configure_logs(sys.stderr, as_json=log_format is LogFormat.JSON, debug=debug)
             run(
                 server.serve(
@@ -94,19 +87,9 @@ def serve(
             )
 
 
-def _tls(custodian: Custodian, host: str, certificate: Path | None, key: Path | None) -> PagesTls:
-    from blindai.web.certificate import PagesTls
-
-    if certificate is None and key is None:
-        return PagesTls.own_in(custodian.place.tls, host)
-    if certificate is None or key is None:
-        raise ConfigurationError("--tls-cert and --tls-key belong together", code="configuration.tls")
-    return PagesTls.given(certificate, key)
-
-
 def _announcer(custodian: Custodian, tls: PagesTls, *, as_json: bool) -> Callable[[Addresses], None]:
     def ready(addresses: Addresses) -> None:
-        enclaves, operators = _text(addresses.enclaves), f"https://{_text(addresses.operators)}"
+        enclaves, operators = host_and_port(addresses.enclaves), f"https://{host_and_port(addresses.operators)}"
         if as_json:
             print_json(
                 {
@@ -130,8 +113,3 @@ def _announcer(custodian: Custodian, tls: PagesTls, *, as_json: bool) -> Callabl
             err.print(f"  nobody can sign in yet: {escape('blindai custodian operator add NAME')}")
 
     return ready
-
-
-def _text(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
