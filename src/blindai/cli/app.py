@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import blindai
-from blindai.cli import audit, demo, manifest, measure, models, predict, proxy, serve, top, verify
+from blindai.cli import audit, cloud, demo, keys, login, manifest, measure, models, predict, proxy, serve, top, verify
 from blindai.cli.custodian import app as custodian
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app.add_typer(demo.app, name="demo")
 app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(audit.audit)
+app.command()(login.login)
+app.command()(login.logout)
+app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.command()(predict.predict)
 app.command()(top.top)
@@ -32,6 +35,7 @@ app.command()(proxy.proxy)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(measure.app, name="measure")
 app.add_typer(custodian.app, name="custodian")
+app.add_typer(cloud.app, name="cloud")
 
 
 @app.callback(invoke_without_command=True)

@@ -58,7 +58,7 @@ def predict(
     with reported(as_json=as_json):
         values = read_inputs(inputs)
         _require_new(receipt)
-        with connect(addr, policy, api_key_file, simulation=simulation) as client:
+        with connect(addr, policy, api_key_file, simulation=simulation, model_id=model_id) as client:
             prediction = client.predict(
                 model_id, values, version=version, wait_for_budget=wait_for_budget, sign=receipt is not None
             )

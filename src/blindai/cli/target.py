@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Addr = Annotated[
     str | None,
-    typer.Option("--addr", "-a", metavar="URL", help="https://host:port; else BLINDAI_ADDR, else the stored profile."),
+    typer.Option(
+        "--addr", "-a", metavar="URL", help="https://host:port; else BLINDAI_ADDR, else the profile's server or cloud."
+    ),
 ]
 PolicyFile = Annotated[
     Path | None,
@@ -30,6 +32,10 @@ KeyFile = Annotated[
     Path | None,
     typer.Option("--api-key-file", metavar="FILE", help="A file that holds the API key; '-' reads standard input."),
 ]
+Account = Annotated[
+    str | None,
+    typer.Option("--account", metavar="NAME", help="In a cloud: another account than the one signed in to."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 # An API key is a line of text; anything longer is another file given by mistake.
@@ -37,16 +43,33 @@ MAX_KEY_BYTES = 4096
 
 
 def connect(
-    addr: str | None, policy: Path | None, key_file: Path | None, *, simulation: bool, announce: bool = True
+    addr: str | None,
+    policy: Path | None,
+    key_file: Path | None,
+    *,
+    simulation: bool,
+    announce: bool = True,
+    account: str | None = None,
+    model_id: str = "",
 ) -> Connection:
     """Connect and attest; with `announce`, say on standard error if it is to a simulated platform.
+
+    Args:
+        addr, policy, key_file, simulation: the options above.
+        announce: see above.
+        account: whose models are meant, in a stored cloud.
+        model_id: which model is; in a stored cloud its first part names the account.
 
     Raises:
         BlindAIError: as `Connection`.
     """
     from blindai.client.connection import Connection
+    from blindai.client.destination import Destination
 
-    client = Connection(addr, api_key=read_key(key_file), policy=policy, simulation=simulation)
+    owner, slash, _ = model_id.partition("/")
+    if account is None and slash and Destination.choose(addr).address is None:
+        account = owner
+    client = Connection(addr, api_key=read_key(key_file), namespace=account, policy=policy, simulation=simulation)
     if announce and client.simulated:
         err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
     return client

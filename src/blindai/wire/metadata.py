@@ -7,6 +7,8 @@ Ready"; Triton's extensions "Model repository" and "Statistics". Encode with `ms
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from blindai.wire.tensor import quoted
@@ -124,12 +126,14 @@ class RepositoryModel(msgspec.Struct, frozen=True):
         version: a decimal string; empty where no version was ever loaded.
         state: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
         reason: why it is in that state; empty where there is nothing to say.
+        visibility: who else may query it, where there are accounts (`wire.cloud.Visibility`).
     """
 
     name: str
     version: str = ""
     state: str = ""
     reason: str = ""
+    visibility: Literal["private", "shared", "public"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Duration(msgspec.Struct, frozen=True):
