@@ -28,12 +28,7 @@ DONE: Final = {
 
 _PASSWORD_FIELDS: Final = {"authentication.password": "old", "password.repeat": "again", "password": "new"}
 _PASSKEY_FIELDS: Final = {"identity.passkey_name": "passkey-name"}
-_LEAVE_FIELDS: Final = {"identity.confirm": "email"}
-
-
-async def home(visit: Visit) -> Response:
-    """The first page: the user's own account."""
-    return see(visit.at() if visit.namespace else PAGE)
+_LEAVE_FIELDS: Final = {"identity.confirmation": "email"}
 
 
 async def account_page(visit: Visit) -> Response:
@@ -142,7 +137,6 @@ async def _page(visit: Visit, form: Filled | None = None) -> Response:
 
 
 ADDRESSES: Final = (
-    Address("GET", "/", home),
     Address("GET", PAGE, account_page),
     Address("POST", f"{PAGE}/password", change_password),
     Address("POST", f"{PAGE}/passkeys/options", passkey_options),

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from blindai.cloud.accounts import Action
+from blindai.cloud.console.phrases import FILTERS
 from blindai.cloud.console.sign_in import ask_to_sign_in
 from blindai.cloud.console.visit import Address, Desk, Visit, status_of_refusal
 from blindai.errors import BlindAIError
@@ -81,7 +82,9 @@ class Console:
 
     def __init__(self, plane: ControlPlane, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         assets = Assets.load(_FOLDER / "static")
-        pages = Pages(assets, _FOLDER / "templates", filters=Wording(now).filters, names={"Action": Action})
+        pages = Pages(
+            assets, _FOLDER / "templates", filters={**Wording(now).filters, **FILTERS}, names={"Action": Action}
+        )
         self._desk = Desk(plane=plane, pages=pages, now=now)
         self.routes: list[BaseRoute] = [
             *(Route(one.path, partial(self._visit_unknown, one), methods=[one.method]) for one in OPEN),
@@ -147,7 +150,8 @@ class Console:
                 csrf.require_token(form.get(csrf.FIELD, ""), cookie=cookie)
             accounts = self._desk.plane.accounts
             memberships = await run_in_threadpool(accounts.memberships, user.id)
-            known = {"csrf": csrf.token(cookie), "memberships": memberships, "user": user}
+            own = _own(memberships)
+            known = {"csrf": csrf.token(cookie), "here": own, "memberships": memberships, "user": user}
             visit = Visit(
                 desk=self._desk,
                 request=request,
@@ -155,7 +159,7 @@ class Console:
                 cookie=cookie,
                 form=form,
                 memberships=memberships,
-                namespace=_own(memberships),
+                namespace=own,
             )
             if address.action is not None:
                 namespace = visit.part("namespace")

@@ -46,7 +46,7 @@ async def decide(visit: Visit) -> Response:
 
 async def _asked(visit: Visit, code: str) -> Response:
     try:
-        device = await visit.ask(visit.plane.people.device_grant, code)
+        device = await visit.ask(visit.plane.people.device_grant, code, user_id=visit.person.id)
     except BlindAIError as error:
         return _code_form(visit, code, error)
     return visit.page("device.html", code=code, device=device, done=None)
