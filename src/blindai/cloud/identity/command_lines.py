@@ -45,7 +45,7 @@ class CommandLines(Registry):
             InvalidInput: `device.code`.
             Throttled: `quota.rate`.
         """
-        found = self._with_code(user_code, user_id, None)
+        found = self._with_code(user_code, user_id)
         if found is None:
             raise devices.unknown()
         return str(found.name)
@@ -57,7 +57,7 @@ class CommandLines(Registry):
             InvalidInput: `device.code`, `identity.unknown`.
             Throttled: `quota.rate`.
         """
-        found = self._with_code(user_code, user_id, approve)
+        found = self._with_code(user_code, user_id, approve=approve)
         if found is None:
             raise devices.unknown()
         if approve:
@@ -67,7 +67,7 @@ class CommandLines(Registry):
                 self._tell(self._letters.device_approved(row.email, found.name))
 
     @retrying
-    def _with_code(self, user_code: str, user_id: str, approve: bool | None) -> Row[Any] | None:
+    def _with_code(self, user_code: str, user_id: str, *, approve: bool | None = None) -> Row[Any] | None:
         """The grant of a code, decided about if that is wanted. Codes that are wrong are counted."""
         with self._database.write() as connection:
             users.known(connection, user_id)

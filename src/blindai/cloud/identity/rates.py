@@ -107,8 +107,8 @@ class Rates:
         )
         row = connection.execute(select(tables.rates).where(rows.key == key).with_for_update()).one()
         # A clock that was set back fills nothing, and empties nothing.
-        tokens = min(row.tokens + max(now - row.filled_at, 0.0) / rate.seconds, float(rate.size))
+        tokens: float = min(row.tokens + max(now - row.filled_at, 0.0) / rate.seconds, float(rate.size))
         if tokens < 1:
-            return max(math.ceil((1 - tokens) * rate.seconds), 1)
+            return math.ceil((1 - tokens) * rate.seconds)
         connection.execute(update(tables.rates).where(rows.key == key).values(tokens=tokens - taken, filled_at=now))
         return 0

@@ -79,7 +79,7 @@ class SignUps(Registry):
                 # An own sign-up of before, whose mail got lost, holds the name.
                 if known is not None and known.verified_at is None:
                     self._drop(connection, known.id)
-                self._open(connection, user_id, None, name, None, None)
+                self._open(connection, user_id, name)
             challenge = self._ceremonies.begin(
                 connection, visitor, Ceremony.SIGN_UP, user=user_id, email=email, name=name
             )
@@ -141,13 +141,13 @@ class SignUps(Registry):
                 known = users.find_email(connection, email, lock=True)
                 if known is not None and known.verified_at is not None:
                     with _undone(connection):
-                        self._open(connection, users.new_id(), None, name, password, passkey)
+                        self._open(connection, users.new_id(), name, password=password, passkey=passkey)
                     return self._letters.already(email, self._links.make(connection, known.id, email, Purpose.RESET))
                 if known is not None:
                     # Of two sign-ups the later one counts: the one before may have been a stranger's, who would know
                     # the password of an account that the owner of the address believes to be theirs.
                     self._drop(connection, known.id)
-                self._open(connection, user_id, email, name, password, passkey)
+                self._open(connection, user_id, name, email=email, password=password, passkey=passkey)
                 return self._verify_letter(connection, user_id, email)
 
         try:
@@ -160,10 +160,11 @@ class SignUps(Registry):
         self,
         connection: Connection,
         user_id: str,
-        email: str | None,
         name: str,
-        password: str | None,
-        passkey: Registered | None,
+        *,
+        email: str | None = None,
+        password: str | None = None,
+        passkey: Registered | None = None,
     ) -> None:
         users.add(connection, user_id, email=email, password=password, now=self._now())
         if passkey is not None:
