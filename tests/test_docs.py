@@ -18,7 +18,7 @@ from blindai.attestation.policy import Policy, amd, gpus, lint, reference_values
 from blindai.attestation.policy.policy import _KEYS
 from blindai.channel import gate, statement
 from blindai.channel.keyset import Keyset
-from blindai.enclave.config import Custody, EnclaveConfig, Limits, Runtime, Timeouts
+from blindai.enclave.config import Cloud, Custody, EnclaveConfig, Limits, Runtime, Timeouts
 from blindai.wire.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
@@ -65,10 +65,12 @@ def test_every_setting_is_listed_with_its_default(section: type[msgspec.Struct])
 def test_no_setting_is_listed_that_does_not_exist() -> None:
     known = {
         field.name
-        for part in (EnclaveConfig, Limits, Timeouts, Runtime, Custody)
+        for part in (EnclaveConfig, Limits, Timeouts, Runtime, Custody, Cloud)
         for field in msgspec.structs.fields(part)
     }
-    assert {field.name for field in msgspec.structs.fields(Custody)} <= first_cells(page("reference/configuration.md"))
+    for part in (Custody, Cloud):
+        listed = first_cells(page("reference/configuration.md"))
+        assert {field.name for field in msgspec.structs.fields(part)} <= listed
     assert first_cells(page("reference/configuration.md")) <= known
 
 

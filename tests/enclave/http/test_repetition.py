@@ -60,7 +60,7 @@ class Echo:
         self.bodies = Budget(1000, lambda *_: QuotaExceeded("full", code="quota.body"))
         self.refusals: list[str] = []
 
-    def direct(self, method: bytes, target: bytes) -> Handler | None:
+    def direct(self, method: bytes, target: bytes, headers: Headers) -> Handler | None:
         if target == b"/gone":
             raise InvalidInput("gone", code="model.not_found")
         handlers: dict[bytes, Handler] = {b"/now": self._now, b"/later": self._later, b"/wrong": self._wrong}

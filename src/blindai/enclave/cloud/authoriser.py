@@ -60,6 +60,10 @@ _TICK_SECONDS: Final = 0.2
 # Between two questions about strangers.
 _PAUSE_SECONDS: Final = 0.05
 
+# Between two tries to reach a control plane that is not there: while one goes on, new keys wait for it, and after it
+# they are refused at once.
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+
 # For an answer, which is a look-up in a database. Assertions last twice as long.
 _ANSWER_SECONDS: Final = 2.0
 
@@ -92,7 +96,6 @@ class Authoriser:
         connect: connects to the control plane and attests.
         reader: of its answers.
         usage: counts for keys.
-        instance: this one.
 
     Attributes:
         callers: by the value of the header Authorization, those in force when they were last looked at; see
@@ -189,13 +192,15 @@ class Authoriser:
                     await self._question(self._meetings, batch)
                 except BlindAIError as error:
                     self._trouble(error)
-                    self._down_ns = elapsed_ns() + round(self._backoff.next() * NS_PER_SECOND)
+                    pause = min(self._backoff.next(), _LONGEST_PAUSE_SECONDS)
+                    self._down_ns = elapsed_ns() + round(pause * NS_PER_SECOND)
                     self._fail(list(self._strangers), down())
                 else:
                     self._fail(batch, down())  # those that were not answered for
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _renew_forever(self) -> None:
+        backoff = Backoff()
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = elapsed_ns()
@@ -209,6 +214,9 @@ class Authoriser:
                     await self._question(self._renewals, due[start : start + MAX_KEYS])
             except BlindAIError as error:
                 self._trouble(error)
+                await asyncio.sleep(min(backoff.next(), _LONGEST_PAUSE_SECONDS))
+            else:
+                backoff.reset()
 
     async def _expire_forever(self) -> None:
         while True:
@@ -240,6 +248,8 @@ class Authoriser:
             else:
                 found = self._reader.read(question, answer)
         except BaseException:
+            # It may not know this enclave any more: the next connection is attested anew.
+            line.cut()
             # What is not known to be renewed is still in use.
             for key in keys:
                 principal = self._in_force.get(key)

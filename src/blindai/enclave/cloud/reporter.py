@@ -10,7 +10,7 @@ import structlog
 
 from blindai.enclave.clock import NS_PER_MS, elapsed_ns
 from blindai.enclave.line import Backoff, Line
-from blindai.errors import BlindAIError
+from blindai.errors import BlindAIError, PermissionDenied
 from blindai.wire.cloud import (
     MAX_LISTINGS,
     MAX_MESSAGE_BYTES,
@@ -103,7 +103,14 @@ class Reporter:
         if not (totals or listings or self._first):
             return False
         report = Report(first=self._first, totals=totals, models=listings)
-        await self._line.ask(REPORTS, report, Reported, seconds=_ANSWER_SECONDS)
+        try:
+            await self._line.ask(REPORTS, report, Reported, seconds=_ANSWER_SECONDS)
+        except PermissionDenied:
+            # It does not know this enclave any more: it hears everything anew, on a connection that is attested anew.
+            self._line.cut()
+            self._first = True
+            self._told.clear()
+            raise
         self._first = False
         self._usage.acknowledged(totals, elapsed_ns())
         for key, told in news.items():
