@@ -133,6 +133,12 @@ class CloudScene:
         self.join(name, address)
         return self.sign_in(address)
 
+    def access_token(self, user: str, name: str = "laptop") -> str:
+        """A command line signs in as this user."""
+        codes = self.plane.people.device_codes(name, address=PLACE)
+        self.plane.people.decide_device(user, codes.user_code, approve=True)
+        return self.plane.people.device_token(codes.device_code).access_token
+
     def key(self, user: str, namespace: str, *scopes: Scope, **details: Any) -> ApiKey:
         """A new key of an account; without `scopes`, for everything."""
         wanted = NewKey(name="test", scopes=scopes or EVERYTHING, **details)
@@ -145,9 +151,9 @@ class CloudScene:
         return application(self.plane)
 
     @contextlib.contextmanager
-    def served(self, *, enclave_port: int = 0) -> Iterator[RunningCloud]:
+    def served(self, *, enclave_port: int = 0, people_port: int = 0) -> Iterator[RunningCloud]:
         """Both ports, in a thread."""
-        running = RunningCloud(self, enclave_port=enclave_port)
+        running = RunningCloud(self, enclave_port=enclave_port, people_port=people_port)
         try:
             yield running
         finally:
@@ -205,9 +211,10 @@ def question(*keys: ApiKey | str) -> wire.AuthorisationRequest:
 class RunningCloud:
     """Both ports of a control plane, on a thread of this process."""
 
-    def __init__(self, scene: CloudScene, *, enclave_port: int = 0) -> None:
+    def __init__(self, scene: CloudScene, *, enclave_port: int = 0, people_port: int = 0) -> None:
         self.scene = scene
         self._enclave_port = enclave_port
+        self._people_port = people_port
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="cloud")
@@ -261,7 +268,7 @@ class RunningCloud:
         self.server = CloudServer(plane, self.scene.platform.policy, PagesTls.own_in(plane.place.tls, "localhost"))
         try:
             self.addresses: Addresses = await self.server.start(
-                enclaves=lambda: listen("127.0.0.1", self._enclave_port), people=lambda: listen("127.0.0.1", 0)
+                enclaves=lambda: listen("127.0.0.1", self._enclave_port), people=lambda: listen("127.0.0.1", self._people_port)
             )
             self._ready.set()
             await self._stop.wait()
