@@ -36,7 +36,7 @@ class SignedIn:
         """What `blindai login` has stored.
 
         Raises:
-            ConfigurationError: `configuration.cloud_missing`, `configuration.not_signed_in`.
+            ConfigurationError: `configuration.no_cloud`, `configuration.not_signed_in`.
         """
         from blindai.client.control_plane import ControlPlane
         from blindai.client.credentials import Credentials
@@ -45,7 +45,7 @@ class SignedIn:
         profile = Profile.load()
         if not profile.cloud:
             raise ConfigurationError(
-                "nobody is signed in to a cloud", code="configuration.cloud_missing", hint="blindai login URL"
+                "nobody is signed in to a cloud", code="configuration.no_cloud", hint="blindai login URL"
             )
         credentials = Credentials(profile.cloud)
         token = credentials.token()

@@ -87,7 +87,7 @@ def logout(as_json: Json = False) -> None:
 
         profile = Profile.load()
         if not profile.cloud:
-            raise ConfigurationError("nobody is signed in to a cloud", code="configuration.cloud_missing")
+            raise ConfigurationError("nobody is signed in to a cloud", code="configuration.no_cloud")
         credentials = Credentials(profile.cloud)
         token = credentials.token()
         given_back = False
@@ -117,7 +117,7 @@ def _profile(cloud: str | None, fingerprint: str | None, policy: Path | None) ->
     stored = Profile.load()
     if cloud is None and not stored.cloud:
         raise ConfigurationError(
-            "no cloud was named", code="configuration.cloud_missing", hint="blindai login https://cloud.example.com"
+            "no cloud was named", code="configuration.no_cloud", hint="blindai login https://cloud.example.com"
         )
     url = parse_cloud(cloud or stored.cloud).origin
     # What was kept of one cloud says nothing of another.

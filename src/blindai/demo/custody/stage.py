@@ -31,9 +31,10 @@ from blindai.custody.sealing import new_data_key, seal
 from blindai.custody.terms import Terms
 from blindai.custody.unlocking import KeyFile
 from blindai.demo.custody.line import Line
-from blindai.demo.custody.processes import Custodian, Enclave, Hospital, until
+from blindai.demo.custody.processes import Custodian, Enclave, Hospital
 from blindai.demo.enclaves import RUNTIME
 from blindai.demo.patients import load_model, load_patients
+from blindai.demo.processes import until
 from blindai.demo.story import StoryFailed
 
 if TYPE_CHECKING:

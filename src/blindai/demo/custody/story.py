@@ -20,7 +20,6 @@ from blindai.custody.log import Kind
 from blindai.demo import programs
 from blindai.demo.custody import memory
 from blindai.demo.custody.attacks import ATTACKS, Attack
-from blindai.demo.custody.processes import until
 from blindai.demo.custody.stage import (
     DEPUTY,
     HOSPITAL,
@@ -35,6 +34,7 @@ from blindai.demo.custody.stage import (
     staged,
 )
 from blindai.demo.patients import MODEL_FILE
+from blindai.demo.processes import until
 from blindai.demo.story import Refusal, StoryFailed
 
 if TYPE_CHECKING:
