@@ -234,6 +234,7 @@ def _sqlite(address: URL) -> Engine:
         connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False},
         pool_size=MAX_CONNECTIONS,
         max_overflow=0,
+        pool_timeout=LOCK_TIMEOUT_SECONDS,
         hide_parameters=True,  # wrapped keys and digests of passwords have no place in a traceback
     )
 

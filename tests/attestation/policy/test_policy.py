@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindai.attestation.anchors import INTEL_SGX_ROOT, Vendor
@@ -551,6 +551,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 
 @given(policies())
+@settings(max_examples=40)  # each is a whole manifest with everything that may be in one
 def test_what_is_written_reads_back_as_the_same_policy(policy: Policy) -> None:
     text = policy.to_toml()
     again = Policy.parse(text, "m.toml")
