@@ -17,7 +17,7 @@ from starlette.routing import Route
 from asgi_browser import Browser
 from blindai.errors import InvalidInput
 from blindai.web.assets import Assets
-from blindai.web.pages import SECURITY_HEADERS, Pages, SecurityHeaders, sentence
+from blindai.web.pages import SECURITY_HEADERS, Pages, SecurityHeaders, let_connect, sentence
 
 
 @pytest.fixture
@@ -87,3 +87,19 @@ def test_every_answer_has_the_headers_and_none_of_them_twice() -> None:
             assert [found for key, found in answer.headers if key == name] == [value]
     assert browser.get("/plain").header("cache-control") == "no-store"
     assert browser.get("/kept").header("cache-control") == "public"
+
+
+def test_one_page_may_connect_somewhere_else_and_only_there() -> None:
+    async def page(request: Request) -> Response:
+        let_connect(request, "http://127.0.0.1:*")
+        return PlainTextResponse("x")
+
+    async def other(_request: Request) -> Response:
+        return PlainTextResponse("x")
+
+    routes = [Route("/page", page), Route("/other", other)]
+    browser = Browser(Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)]))
+    usual = SECURITY_HEADERS["content-security-policy"]
+    answer = browser.get("/page").header("content-security-policy")
+    assert answer == usual.replace("connect-src 'self'", "connect-src http://127.0.0.1:*") != usual
+    assert browser.get("/other").header("content-security-policy") == usual

@@ -19,6 +19,7 @@ from blindai.errors import BlindAIError
 from blindai.web.assets import Assets
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FRAME: Final = Path(__file__).parent / "templates"
@@ -37,8 +38,15 @@ _CONTENT_SECURITY_POLICY: Final = {
     "trusted-types": "htmx",
 }
 
+_POLICY: Final = "content-security-policy"
+
+
+def _policy(**changes: str) -> str:
+    return "; ".join(f"{name} {value}" for name, value in (_CONTENT_SECURITY_POLICY | changes).items())
+
+
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in _CONTENT_SECURITY_POLICY.items()),
+    _POLICY: _policy(),
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -51,8 +59,20 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 _UNCACHED: Final = "no-store"
 
 
+def let_connect(request: Request, source: str) -> None:
+    """Let the scripts of the page that answers `request` connect to `source`, and to nothing else, not even here.
+
+    Args:
+        source: as in Content Security Policy Level 3, section 2.3.1: `https://host:port`.
+    """
+    request.state.connect_src = source
+
+
 class SecurityHeaders:
-    """Puts `SECURITY_HEADERS` on every answer, errors included, and forbids caches whatever does not allow them."""
+    """Puts `SECURITY_HEADERS` on every answer, errors included, and forbids caches whatever does not allow them.
+
+    Nothing that an answer says can change them, but for `let_connect`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -62,10 +82,14 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
 
+        state: dict[str, Any] = scope.setdefault("state", {})
+
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
+                if "connect_src" in state:
+                    headers[_POLICY] = _policy(**{"connect-src": state["connect_src"]})
                 headers.setdefault("cache-control", _UNCACHED)
             await send(message)
 
