@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from blindai.errors import BlindAIError, PermissionDenied
 from blindai.wire import cloud as wire
 from cloud_scene import CloudScene, question
 

@@ -76,6 +76,21 @@ class Mail:
         return found[1]
 
 
+@dataclass(frozen=True)
+class Tenant:
+    """Somebody with an account.
+
+    Attributes:
+        user: the id.
+        name: of the account.
+        key: for everything.
+    """
+
+    user: str
+    name: str
+    key: ApiKey
+
+
 class CloudScene:
     """A control plane in a folder.
 
@@ -143,6 +158,11 @@ class CloudScene:
         """A new key of an account; without `scopes`, for everything."""
         wanted = NewKey(name="test", scopes=scopes or EVERYTHING, **details)
         return ApiKey.parse(self.plane.accounts.create_key(user, namespace, wanted).api_key)
+
+    def tenant(self, name: str) -> Tenant:
+        """Somebody who has joined, with a key."""
+        user = self.join(name)
+        return Tenant(user, name, self.key(user, name))
 
     # Programs.
 
@@ -268,7 +288,8 @@ class RunningCloud:
         self.server = CloudServer(plane, self.scene.platform.policy, PagesTls.own_in(plane.place.tls, "localhost"))
         try:
             self.addresses: Addresses = await self.server.start(
-                enclaves=lambda: listen("127.0.0.1", self._enclave_port), people=lambda: listen("127.0.0.1", self._people_port)
+                enclaves=lambda: listen("127.0.0.1", self._enclave_port),
+                people=lambda: listen("127.0.0.1", self._people_port),
             )
             self._ready.set()
             await self._stop.wait()
