@@ -20,9 +20,11 @@ class BlindAIError(Exception):
         message: one sentence, what was wrong and where.
         code: stable identifier of the refusal.
         hint: what to do next, or an empty string.
+        retry_after: seconds after which to try again; 0 where no server has said so.
     """
 
     default_code = "error"
+    retry_after = 0
 
     def __init__(self, message: str, *, code: str | None = None, hint: str = "") -> None:
         super().__init__(message)

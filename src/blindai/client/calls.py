@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +47,9 @@ MAX_MESSAGE_BYTES: Final = 16 << 20
 # The largest prediction that a client takes unless told otherwise: a guard against an answer that fills its memory.
 MAX_PREDICTION_BYTES: Final = 1 << 30
 
+# A year has eight digits.
+_SECONDS: Final = re.compile(r"[0-9]{1,8}", re.ASCII)
+
 # What a cloud's secrets begin with: keys, and tokens that are no keys. Custodians' tokens begin otherwise.
 _CLOUD_KEYS: Final = "bai_"
 
@@ -72,7 +76,9 @@ class Call(Generic[T]):
             BlindAIError: the server refused; the class and code are those of the refusal.
         """
         if answer.status >= 400:
-            raise error_from(answer.status, answer.body)
+            error = error_from(answer.status, answer.body)
+            error.retry_after = retry_seconds(answer.headers.get("retry-after"))
+            raise error
         return self.parse(answer, result)
 
 
@@ -181,6 +187,11 @@ class Calls:
 
     def _head(self, method: str, target: str, *headers: tuple[str, str]) -> bytes:
         return request_head(method, target, self._authority, [*self._headers, *headers])
+
+
+def retry_seconds(header: str | None) -> int:
+    """The value of a header Retry-After that is a number of seconds (RFC 9110, section 10.2.3); 0 for any other."""
+    return int(header) if header and _SECONDS.fullmatch(header) else 0
 
 
 def checked_key(api_key: str | None) -> str | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
-import socket
 import ssl
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from blindai.client.profile import parse_cloud, parse_fingerprint
+from blindai.client.calls import retry_seconds
+from blindai.client.profile import Address, parse_cloud, parse_fingerprint
 from blindai.errors import BlindAIError, Unavailable
 from blindai.wire import cloud_api
 from blindai.wire.cloud_api import (
@@ -140,7 +140,7 @@ class ControlPlane:
         if message is not None:
             headers["Content-Type"] = "application/json"
         body = None if message is None else msgspec.json.encode(message)
-        connection = self._connect()
+        connection = connect(self._address, fingerprint=self._fingerprint, timeout=self._timeout)
         try:
             connection.request(method, cloud_api.PREFIX + path, body, headers)
             response = connection.getresponse()
@@ -155,58 +155,64 @@ class ControlPlane:
             raise self._refusal(response, answer)
         return answer
 
-    def _connect(self) -> http.client.HTTPSConnection:
-        """A connection to the cloud and nobody else. Nothing was sent on it."""
-        context = ssl.create_default_context()
-        if self._fingerprint:
-            # One certificate is accepted, below, whoever signed it and whatever names are in it.
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(
-            self._address.host, self._address.port, timeout=self._timeout, context=context
-        )
-        try:
-            connection.connect()
-            if self._fingerprint:
-                self._compare(connection.sock)
-        except ssl.SSLError as error:
-            connection.close()
-            raise self._other(str(error.reason or error)) from error
-        except OSError as error:
-            connection.close()
-            raise Unavailable(
-                f"the cloud {self.url} does not answer: {error}", code="unavailable.connection"
-            ) from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _compare(self, sock: socket.socket) -> None:
-        if not isinstance(sock, ssl.SSLSocket):
-            raise self._other("it speaks no TLS")
-        seen = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
-        if not hmac.compare_digest(seen, self._fingerprint):
-            raise self._other("its certificate has another fingerprint than the one that was compared")
-
     def _refusal(self, response: http.client.HTTPResponse, answer: bytes) -> BlindAIError:
         if response.status < 400:
             return self._unreadable(f"HTTP status {response.status}")
         error = error_from(response.status, answer)
-        after = response.headers.get("Retry-After", "")
-        if after.isascii() and after.isdigit() and not error.hint:
-            error.hint = f"try again in {int(after[:6])} s"
+        error.retry_after = retry_seconds(response.headers.get("Retry-After"))
         return error
-
-    def _other(self, reason: str) -> Unavailable:
-        return Unavailable(
-            f"what answers at {self.url} is not the cloud: {reason}",
-            code="unavailable.certificate",
-            hint="for a cloud that made its certificate itself: --fingerprint SHA256, as it shows it when it starts",
-        )
 
     def _unreadable(self, reason: str) -> Unavailable:
         return Unavailable(f"the answer of the cloud {self.url} cannot be read: {reason}", code="unavailable.protocol")
+
+
+def connect(address: Address, *, fingerprint: str, timeout: float) -> http.client.HTTPSConnection:
+    """A connection to a cloud and nobody else. Nothing was sent on it.
+
+    Args:
+        address: of its control plane.
+        fingerprint: as in the profile.
+        timeout: in seconds, to connect and for each read and write.
+
+    Raises:
+        Unavailable: `unavailable.connection`, `unavailable.certificate`.
+    """
+    context = ssl.create_default_context()
+    if fingerprint:
+        # One certificate is accepted, below, whoever signed it and whatever names are in it.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
+    try:
+        connection.connect()
+        if fingerprint:
+            _compare(address, connection.sock, fingerprint)
+    except ssl.SSLError as error:
+        connection.close()
+        raise _another(address, str(error.reason or error)) from error
+    except OSError as error:
+        connection.close()
+        raise Unavailable(
+            f"the cloud {address.origin} does not answer: {error}", code="unavailable.connection"
+        ) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _compare(address: Address, sock: Any, fingerprint: str) -> None:
+    seen = hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
+    if not hmac.compare_digest(seen, fingerprint):
+        raise _another(address, "its certificate has another fingerprint than the one that was compared")
+
+
+def _another(address: Address, reason: str) -> Unavailable:
+    return Unavailable(
+        f"what answers at {address.origin} is not the cloud: {reason}",
+        code="unavailable.certificate",
+        hint="for a cloud that made its certificate itself: --fingerprint SHA256, as it shows it when it starts",
+    )
 
 
 def _account(namespace: str) -> str:
