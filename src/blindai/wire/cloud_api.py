@@ -39,14 +39,19 @@ EXPIRED: Final = "device.expired_token"
 
 # Control characters, and those that nobody sees but that change how others are shown (Unicode Technical Report 36,
 # section 2.5): a stranger's name of a device must not turn around the sentence that asks whether to let it in.
-_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+_UNSEEN: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff"
+)
+# Halves of a pair of UTF-16. JSON brings none here; forms and programs might.
+SURROGATES: Final = r"\ud800-\udfff"
 
 Label = Annotated[
     str,
     msgspec.Meta(
         min_length=1,
         max_length=64,
-        pattern=rf"\A[^\s{_UNSEEN}](?:[^{_UNSEEN}]*[^\s{_UNSEEN}])?\Z",
+        pattern=rf"\A[^\s{_UNSEEN}{SURROGATES}](?:[^{_UNSEEN}{SURROGATES}]*[^\s{_UNSEEN}{SURROGATES}])?\Z",
     ),
 ]
 """What people call a thing of theirs: what can be seen, with a blank neither first nor last."""

@@ -110,9 +110,6 @@ def _checked(new: NewKey) -> NewKey:
         checked = msgspec.convert(msgspec.to_builtins(new), NewKey)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the key cannot be made: {error}", code="account.key_request") from error
-    # Not `harmless`: what people call a key must be what they read later.
-    if not checked.name.isprintable() or not checked.name.strip():
-        raise InvalidInput("the name of a key is made of letters that can be seen", code="account.key_request")
     if api_key.PATTERN.search(checked.name):
         raise InvalidInput("the name of a key cannot be a key: it is shown to others", code="account.key_request")
     return checked

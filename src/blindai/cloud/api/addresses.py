@@ -49,6 +49,7 @@ ADDRESSES: Final = (
         body=DeviceRequest,
         answer=DeviceCodes,
         open=True,
+        codes=("quota.rate",),
     ),
     Address(
         "POST",

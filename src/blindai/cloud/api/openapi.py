@@ -14,7 +14,7 @@ import msgspec
 
 from blindai.cloud.api.address import Address
 from blindai.wire.cloud import KeyId, Namespace
-from blindai.wire.cloud_api import PREFIX
+from blindai.wire.cloud_api import PREFIX, SURROGATES
 from blindai.wire.problems import FAMILIES, PROBLEMS
 
 # What a route may refuse: what its port does before it is asked (`web.http`), and the limit on calls; whatever needs a
@@ -160,7 +160,8 @@ def _portable(value: Any) -> Any:
 
 def _said(name: str, value: Any) -> Any:
     if isinstance(value, str) and name == "pattern":
-        return re.sub(r"\\Z$", "$", re.sub(r"^\\A", "^", value))
+        # No text of JSON has halves of characters, and not every machine can say them.
+        return re.sub(r"\\Z$", "$", re.sub(r"^\\A", "^", value)).replace(SURROGATES, "")
     if isinstance(value, str) and name == "description":
         return inspect.cleandoc(value)
     return _portable(value)
