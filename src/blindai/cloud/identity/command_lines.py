@@ -9,7 +9,7 @@ from blindai.cloud.identity.rates import DEVICE_CODES, DEVICE_GUESSES
 from blindai.cloud.identity.registry import Registry
 from blindai.cloud.identity.tokens import Token
 from blindai.cloud.identity.users import User
-from blindai.errors import InvalidInput
+from blindai.errors import AuthenticationError
 from blindai.web.database import retrying
 from blindai.wire.cloud_api import AccessToken, DeviceCodes
 
@@ -85,11 +85,11 @@ class CommandLines(Registry):
         """The access token of a command line that was let in. It is given once.
 
         Raises:
-            InvalidInput: `device.authorization_pending`, `device.slow_down`, `device.access_denied` or
+            AuthenticationError: `device.authorization_pending`, `device.slow_down`, `device.access_denied` or
                 `device.expired_token` (RFC 8628, section 3.5).
         """
         answer = self._device_token(device_code)
-        if isinstance(answer, InvalidInput):
+        if isinstance(answer, AuthenticationError):
             raise answer
         return answer
 
@@ -126,10 +126,10 @@ class CommandLines(Registry):
             self._tokens.end(connection, token)
 
     @retrying
-    def _device_token(self, device_code: str) -> AccessToken | InvalidInput:
+    def _device_token(self, device_code: str) -> AccessToken | AuthenticationError:
         with self._database.write() as connection:
             grant = self._devices.take(connection, device_code)
-            if isinstance(grant, InvalidInput):
+            if isinstance(grant, AuthenticationError):
                 return grant
             return self._tokens.make(connection, users.known(connection, grant.user).id, grant.name)
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from blindai.cloud import tables
 from blindai.cloud.site import Site
-from blindai.errors import InvalidInput
+from blindai.errors import AuthenticationError, InvalidInput
 from blindai.wire.cloud_api import DENIED, EXPIRED, PENDING, SLOW_DOWN, DeviceCodes, Label
 
 # Where people type the code.
@@ -105,7 +105,7 @@ class Devices:
             .values(user=user_id, state=_APPROVED if approve else _DENIED)
         )
 
-    def take(self, connection: Connection, device_code: str) -> Row[Any] | InvalidInput:
+    def take(self, connection: Connection, device_code: str) -> Row[Any] | AuthenticationError:
         """The grant of a command line that was let in, which is gone then; or why there is none (yet).
 
         The refusal is returned and not raised, for that the command line has asked is written down.
@@ -113,18 +113,18 @@ class Devices:
         query = select(tables.device_grants).where(tables.device_grants.c.id == _digest(device_code))
         row = connection.execute(query.with_for_update()).one_or_none()
         if row is None or self._is_over(row):
-            return InvalidInput("the code is too old, or was used", code=EXPIRED, hint="begin again")
+            return AuthenticationError("the code is too old, or was used", code=EXPIRED, hint="begin again")
         if row.state == _PENDING:
             now = int(self._clock())
             early = row.polled_at is not None and now < row.polled_at + INTERVAL_SECONDS
             mine = tables.device_grants.c.id == row.id
             connection.execute(update(tables.device_grants).where(mine).values(polled_at=now))
             if early:
-                return InvalidInput(f"ask every {INTERVAL_SECONDS} seconds", code=SLOW_DOWN)
-            return InvalidInput("nobody has decided yet", code=PENDING)
+                return AuthenticationError(f"ask every {INTERVAL_SECONDS} seconds", code=SLOW_DOWN)
+            return AuthenticationError("nobody has decided yet", code=PENDING)
         connection.execute(delete(tables.device_grants).where(tables.device_grants.c.id == row.id))
         if row.state == _DENIED:
-            return InvalidInput("the sign-in was declined", code=DENIED)
+            return AuthenticationError("the sign-in was declined", code=DENIED)
         return row
 
     def remove_all(self, connection: Connection, user_id: str) -> None:
