@@ -47,6 +47,8 @@ def test_the_log_is_read_page_by_page(world: World) -> None:
     assert [entry.subject for entry in (*first, *rest)] == [*made[::-1], name]
     assert world.accounts.audit(user, name, before=rest[-1].id) == ()
     assert world.accounts.audit(user, name, limit=-1) == ()
+    assert world.accounts.audit(user, name, before=-(10**30)) == ()
+    assert len(world.accounts.audit(user, name, before=10**30)) == 6
     assert MAX_ENTRIES < 1000
 
 

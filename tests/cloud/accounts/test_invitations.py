@@ -135,6 +135,7 @@ def test_a_member_is_not_invited(world: World) -> None:
         "b\u00f6b@example.org",
         "bob@ex\u0430mple.org",
         "<bob@example.org>",
+        "bob@[127.0.0.1]",
         "bob@example.org\x00",
         "'; DROP TABLE users; --",
         "a" * 250 + "@example.org",
@@ -145,6 +146,9 @@ def test_what_is_no_address_is_refused_and_nothing_is_sent(world: World, email: 
     before = len(world.mail.sent)
     with pytest.raises(InvalidInput) as caught:
         world.accounts.invite(staff.admin, staff.namespace, email, Role.VIEWER)
+    assert caught.value.code == "identity.email"
+    with pytest.raises(InvalidInput) as caught:
+        world.accounts.withdraw(staff.admin, staff.namespace, email)
     assert caught.value.code == "identity.email"
     assert len(world.mail.sent) == before
     assert world.accounts.invitations(staff.admin, staff.namespace) == ()

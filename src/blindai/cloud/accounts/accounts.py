@@ -19,6 +19,7 @@ from blindai.cloud.accounts.invitations import Invitation
 from blindai.cloud.accounts.members import Member
 from blindai.cloud.accounts.namespaces import DefaultQuotas, Kind
 from blindai.cloud.accounts.roles import ALLOWED, Action, Role
+from blindai.cloud.identity.email import normalised
 from blindai.web.database import Database, retrying
 from blindai.wire.cloud_api import CreatedKey, KeyEntry, Membership, NewKey
 
@@ -203,11 +204,11 @@ class Accounts:
         """Take an invitation back: its link is dead.
 
         Raises:
-            InvalidInput: `account.invitation`: there is none to this address.
+            InvalidInput: `identity.email`; `account.invitation`: there is none to this address; `account.personal`.
         """
         with self._database.write() as connection:
             self._organisation(connection, user_id, namespace, Action.MEMBERS)
-            invitations.withdraw(connection, namespace, user_id, email, at=self._now())
+            invitations.withdraw(connection, namespace, user_id, normalised(email), at=self._now())
 
     @retrying
     def accept(self, user_id: str, link: str) -> Membership:
@@ -279,7 +280,7 @@ class Accounts:
     def _invite(self, user_id: str, namespace: str, email: str, role: Role) -> tuple[Invitation, str]:
         with self._database.write() as connection:
             self._organisation(connection, user_id, namespace, Action.MEMBERS)
-            address = invitations.normalised(email)
+            address = normalised(email)
             link = invitations.invite(connection, namespace, user_id, address, role, at=self._now())
             (made,) = [one for one in invitations.of(connection, namespace) if one.email == address]
         return made, link

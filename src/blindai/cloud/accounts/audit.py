@@ -22,6 +22,9 @@ MAX_SUBJECT: Final = 300
 # Of one page of the log.
 MAX_ENTRIES: Final = 200
 
+# The largest number that the databases can compare an id with. `before` comes out of an address, and may be any.
+_MAX_ID: Final = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class AuditEntry:
@@ -79,7 +82,7 @@ def entries(connection: Connection, namespace: str, *, before: int | None, limit
         .order_by(log.id.desc())
         .limit(max(0, min(limit, MAX_ENTRIES)))
     )
-    rows = connection.execute(query if before is None else query.where(log.id < before)).all()
+    rows = connection.execute(query if before is None else query.where(log.id < max(0, min(before, _MAX_ID)))).all()
     emails = _emails(connection, {word for row in rows for word in row.subject.split()})
     return tuple(_entry(row, emails) for row in rows)
 

@@ -187,18 +187,6 @@ def end_all_to(connection: Connection, email: str) -> None:
     connection.execute(delete(tables.invitations).where(tables.invitations.c.email == email))
 
 
-def normalised(email: str) -> str:
-    """`email` in the form in which addresses are compared.
-
-    Raises:
-        InvalidInput: `identity.email`.
-    """
-    try:
-        return Message(email.strip().lower(), "-", "").to
-    except InvalidInput as error:
-        raise InvalidInput("this is no e-mail address", code="identity.email") from error
-
-
 def _require_no_member(connection: Connection, namespace: str, email: str) -> None:
     rows, users = tables.members.c, tables.users.c
     query = (
