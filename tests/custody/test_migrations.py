@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy.engine.interfaces import ReflectedIndex
 
 from blindai.custody import migrations
 from blindai.custody.migrations import upgrade
@@ -19,59 +13,17 @@ from blindai.custody.tables import metadata
 from blindai.errors import ConfigurationError
 from blindai.web import migrations as web_migrations
 from blindai.web.database import Database
-
-
-def index(found: ReflectedIndex) -> str:
-    options = {name: str(value) for name, value in found.get("dialect_options", {}).items()}
-    return repr(found | {"dialect_options": options})
-
-
-def shape(database: Database) -> dict[str, Any]:
-    """Everything that the database says of its tables."""
-    with database.read() as connection:
-        inspector = sa.inspect(connection)
-        return {
-            name: {
-                "columns": sorted(
-                    (column["name"], repr(column["type"]), column["nullable"], column["default"])
-                    for column in inspector.get_columns(name)
-                ),
-                "primary key": inspector.get_pk_constraint(name),
-                "foreign keys": sorted(map(repr, inspector.get_foreign_keys(name))),
-                "unique": sorted(map(repr, inspector.get_unique_constraints(name))),
-                "checks": sorted(map(repr, inspector.get_check_constraints(name))),
-                "indexes": sorted(map(index, inspector.get_indexes(name))),
-            }
-            for name in inspector.get_table_names()
-            if name != "alembic_version"
-        }
-
-
-def revisions() -> Iterator[str]:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    for script in ScriptDirectory.from_config(config).walk_revisions():
-        yield script.revision
-
-
-def version(database: Database) -> str:
-    with database.read() as connection:
-        found: str = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
-    return found
+from table_shapes import made_at_once, revisions, shape, version
 
 
 def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
-    with database.write() as connection:
-        metadata.create_all(connection)
-    expected = shape(database)
-    with database.write() as connection:
-        metadata.drop_all(connection)
+    expected = made_at_once(database, metadata)
     upgrade(database)
     assert shape(database) == expected
     assert expected.keys() == metadata.tables.keys()
 
 
-@pytest.mark.parametrize("release", sorted(revisions()))
+@pytest.mark.parametrize("release", revisions(migrations))
 def test_every_earlier_release_is_brought_here(
     database: Database, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +32,7 @@ def test_every_earlier_release_is_brought_here(
         upgrade(database)
         assert version(database) == release
     upgrade(database)
-    assert version(database) == max(revisions())
+    assert version(database) == revisions(migrations)[-1]
     assert shape(database).keys() == metadata.tables.keys()
 
 

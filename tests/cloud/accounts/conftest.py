@@ -1,4 +1,4 @@
-"""Every test of accounts runs on SQLite and on PostgreSQL."""
+"""Accounts on a database that the tests of a module share, of each kind."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ from alembic import op
 
 from blindai.cloud.tables import metadata
 
-revision = "0001"
+# Named after the program: a database of the custodian, whose releases are numbers, is no earlier one of ours.
+revision = "cloud_0001"
 down_revision = None
 
 
