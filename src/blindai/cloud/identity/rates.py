@@ -9,12 +9,15 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import delete, select, text, update
 
 from blindai.cloud import tables
 from blindai.web.throttle import Throttled, place_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
 
 # Every bucket below is full again by then.
 _MEMORY_SECONDS: Final = 24 * 3600
@@ -93,10 +96,25 @@ class Rates:
         """As `take`, and says whether it did."""
         return not self._wait(connection, rate, whose)
 
+    def hold(self, connection: Connection, rate: Rate, whose: str) -> None:
+        """Make others who want to take from the same bucket wait until this transaction is over."""
+        self._locked(connection, rate, whose)
+
     def _wait(self, connection: Connection, rate: Rate, whose: str, *, taken: int = 1) -> int:
         """Take so many if there is one; else how many seconds until there is."""
         now = self._clock()
-        rows = tables.rates.c
+        row = self._locked(connection, rate, whose)
+        # A clock that was set back fills nothing, and empties nothing.
+        tokens: float = min(row.tokens + max(now - row.filled_at, 0.0) / rate.seconds, float(rate.size))
+        if tokens < 1:
+            return math.ceil((1 - tokens) * rate.seconds)
+        mine = tables.rates.c.key == row.key
+        connection.execute(update(tables.rates).where(mine).values(tokens=tokens - taken, filled_at=now))
+        return 0
+
+    def _locked(self, connection: Connection, rate: Rate, whose: str) -> Row[Any]:
+        """The bucket, made if there is none."""
+        now, rows = self._clock(), tables.rates.c
         connection.execute(delete(tables.rates).where(rows.filled_at <= now - _MEMORY_SECONDS))
         key = hashlib.sha256(f"blindai/rate/v1\0{rate.name}\0{whose}".encode("utf-8", "surrogatepass")).hexdigest()
         connection.execute(
@@ -105,10 +123,4 @@ class Rates:
             ),
             {"key": key, "tokens": float(rate.size), "now": now},
         )
-        row = connection.execute(select(tables.rates).where(rows.key == key).with_for_update()).one()
-        # A clock that was set back fills nothing, and empties nothing.
-        tokens: float = min(row.tokens + max(now - row.filled_at, 0.0) / rate.seconds, float(rate.size))
-        if tokens < 1:
-            return math.ceil((1 - tokens) * rate.seconds)
-        connection.execute(update(tables.rates).where(rows.key == key).values(tokens=tokens - taken, filled_at=now))
-        return 0
+        return connection.execute(select(tables.rates).where(rows.key == key).with_for_update()).one()

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
 
 from blindai.cloud import tables
 from blindai.cloud.identity import authenticators, passkeys, users
@@ -134,27 +133,21 @@ class SignUps(Registry):
         self, user_id: str, email: str, name: str, *, password: str | None = None, passkey: Registered | None = None
     ) -> Message:
         """Write a sign-up down, unless there is a user with this address; and the mail that says so."""
-
-        def once() -> Message:
-            with self._database.write() as connection:
-                self._sweep(connection)
-                known = users.find_email(connection, email, lock=True)
-                if known is not None and known.verified_at is not None:
-                    with _undone(connection):
-                        self._open(connection, users.new_id(), name, password=password, passkey=passkey)
-                    return self._letters.already(email, self._links.make(connection, known.id, email, Purpose.RESET))
-                if known is not None:
-                    # Of two sign-ups the later one counts: the one before may have been a stranger's, who would know
-                    # the password of an account that the owner of the address believes to be theirs.
-                    self._drop(connection, known.id)
-                self._open(connection, user_id, name, email=email, password=password, passkey=passkey)
-                return self._verify_letter(connection, user_id, email)
-
-        try:
-            return once()
-        except IntegrityError:
-            # Somebody signed up with the same address at the same moment, and can be seen now.
-            return once()
+        with self._database.write() as connection:
+            # Those who sign up with one address at once come one after the other.
+            self._rates.hold(connection, MAILS, email)
+            self._sweep(connection)
+            known = users.find_email(connection, email, lock=True)
+            if known is not None and known.verified_at is not None:
+                with _undone(connection):
+                    self._open(connection, users.new_id(), name, password=password, passkey=passkey)
+                return self._letters.already(email, self._links.make(connection, known.id, email, Purpose.RESET))
+            if known is not None:
+                # Of two sign-ups the later one counts: the one before may have been a stranger's, who would know the
+                # password of an account that the owner of the address believes to be theirs.
+                self._drop(connection, known.id)
+            self._open(connection, user_id, name, email=email, password=password, passkey=passkey)
+            return self._verify_letter(connection, user_id, email)
 
     def _open(
         self,
