@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from blindai.cli.cloud import require_cloud_extra
 from blindai.cli.console import ExitCode, err, out, print_json, reported
 from blindai.cli.custodian.place import require_custodian_extra
 from blindai.cli.serve import require_server_extra
@@ -28,7 +29,7 @@ class Summary(Protocol):
 def demo(context: typer.Context, as_json: Json = False) -> None:
     """Play the whole story on this machine: a confidential prediction, then five attacks that are refused.
 
-    `blindai demo custody` plays another one: a model on loan.
+    `blindai demo custody` plays another one, a model on loan; `blindai demo cloud` a third, a cloud and its users.
     """
     if context.invoked_subcommand is not None:
         return
@@ -47,6 +48,18 @@ def custody(context: typer.Context, as_json: Json = False) -> None:
         require_server_extra()
         require_custodian_extra()
         from blindai.demo.custody.story import tell
+
+        _play(tell, as_json=as_json)
+
+
+@app.command()
+def cloud(context: typer.Context, as_json: Json = False) -> None:
+    """Use a cloud: sign up, make a key, upload a model, let others query it; and who is refused, and when."""
+    as_json = as_json or bool(context.parent and context.parent.params["as_json"])
+    with reported(as_json=as_json):
+        require_server_extra()
+        require_cloud_extra()
+        from blindai.demo.cloud.story import tell
 
         _play(tell, as_json=as_json)
 
