@@ -72,3 +72,9 @@ def test_a_form_without_the_token_of_its_session_is_refused(given: str, code: st
         csrf.require_token(given, cookie="mine")
     assert caught.value.code == code
     assert caught.value.hint
+
+
+def test_a_form_without_a_cookie_has_no_token_that_is_good() -> None:
+    with pytest.raises(PermissionDenied) as caught:
+        csrf.require_token(csrf.token(""), cookie="")
+    assert caught.value.code == "csrf.missing"

@@ -65,7 +65,8 @@ def require_token(given: str, *, cookie: str) -> None:
         PermissionDenied: `csrf.missing` or `csrf.wrong`.
     """
     hint = "load the page again and repeat what you did"
-    if not given:
+    # What belongs to no cookie is known to everybody.
+    if not given or not cookie:
         raise PermissionDenied("the form has no token", code="csrf.missing", hint=hint)
     if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token(cookie).encode()):
         raise PermissionDenied("the token of the form is of another session", code="csrf.wrong", hint=hint)

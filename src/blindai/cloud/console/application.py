@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from blindai.cloud.accounts import Action
+from blindai.cloud.console import (
+    account,
+    devices,
+    fleet,
+    keys,
+    members,
+    models,
+    overview,
+    playground,
+    sign_in,
+    sign_up,
+    usage,
+)
 from blindai.cloud.console.phrases import FILTERS
 from blindai.cloud.console.sign_in import ask_to_sign_in
 from blindai.cloud.console.visit import Address, Desk, Visit, status_of_refusal
@@ -27,8 +38,6 @@ from blindai.web.sessions import COOKIE
 from blindai.web.wording import Wording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -36,35 +45,16 @@ if TYPE_CHECKING:
     from blindai.cloud.control_plane import ControlPlane
     from blindai.cloud.identity import User
 
+_Visited = Callable[[Address, "Request"], Awaitable["Response"]]
+
 _FOLDER: Final = Path(__file__).parent
 
-_MODULES: Final = (
-    "overview",
-    "keys",
-    "models",
-    "usage",
-    "fleet",
-    "playground",
-    "sign_up",
-    "sign_in",
-    "account",
-    "members",
-    "devices",
-)
-
-
-def _collected(name: str) -> tuple[Address, ...]:
-    found: list[Address] = []
-    for module in _MODULES:
-        path = f"{__package__}.{module}"
-        if importlib.util.find_spec(path) is not None:
-            found += getattr(importlib.import_module(path), name, ())
-    return tuple(found)
-
+_MODULES: Final = (overview, models, keys, usage, members, fleet, playground, account, devices, sign_in)
 
 # The pages that need no sign-in.
-OPEN: Final = _collected("OPEN")
-ADDRESSES: Final = _collected("ADDRESSES")
+OPEN: Final = (*sign_in.OPEN, *sign_up.OPEN)
+
+ADDRESSES: Final = tuple(address for module in _MODULES for address in module.ADDRESSES)
 
 
 class Console:
@@ -87,14 +77,29 @@ class Console:
         )
         self._desk = Desk(plane=plane, pages=pages, now=now)
         self.routes: list[BaseRoute] = [
-            *(Route(one.path, partial(self._visit_unknown, one), methods=[one.method]) for one in OPEN),
-            *(Route(one.path, partial(self._visit, one), methods=[one.method]) for one in ADDRESSES),
+            *(self._route(path, self._visit_unknown, there) for path, there in _by_path(OPEN)),
+            *(self._route(path, self._visit, there) for path, there in _by_path(ADDRESSES)),
             Route(PREFIX + "{name}", assets.serve, methods=["GET"]),
         ]
 
-    async def refused(self, _request: Request, error: Exception) -> Response:
+    async def refused(self, request: Request, error: Exception) -> Response:
         """The page that says `error`, for whatever no page of its own answers: a handler of exceptions."""
-        return self._error(error)
+        cookie = request.cookies.get(COOKIE, "")
+        user = await run_in_threadpool(self._desk.plane.people.user_of, cookie) if cookie else None
+        return self._error(error, **({} if user is None else await self._known(cookie, user)))
+
+    def _route(self, path: str, visit: _Visited, there: dict[str, Address]) -> Route:
+        """One route for all methods of a path, so that others are told which there are."""
+
+        async def answer(request: Request) -> Response:
+            return await visit(there["GET" if request.method == "HEAD" else request.method], request)
+
+        return Route(path, answer, methods=list(there))
+
+    async def _known(self, cookie: str, user: User) -> dict[str, Any]:
+        """What every page shows to somebody who is signed in."""
+        memberships = await run_in_threadpool(self._desk.plane.accounts.memberships, user.id)
+        return {"csrf": csrf.token(cookie), "here": _own(memberships), "memberships": memberships, "user": user}
 
     def _error(self, error: Exception, **known: Any) -> Response:
         shown: dict[str, Any] = {
@@ -148,22 +153,19 @@ class Console:
             if unsafe:
                 form = await read_form(request)
                 csrf.require_token(form.get(csrf.FIELD, ""), cookie=cookie)
-            accounts = self._desk.plane.accounts
-            memberships = await run_in_threadpool(accounts.memberships, user.id)
-            own = _own(memberships)
-            known = {"csrf": csrf.token(cookie), "here": own, "memberships": memberships, "user": user}
+            known = await self._known(cookie, user)
             visit = Visit(
                 desk=self._desk,
                 request=request,
                 user=user,
                 cookie=cookie,
                 form=form,
-                memberships=memberships,
-                namespace=own,
+                memberships=known["memberships"],
+                namespace=known["here"],
             )
             if address.action is not None:
                 namespace = visit.part("namespace")
-                role = await run_in_threadpool(accounts.require, user.id, namespace, address.action)
+                role = await run_in_threadpool(self._desk.plane.accounts.require, user.id, namespace, address.action)
                 known["here"] = namespace
                 visit = visit.of(namespace, role)
             return await address.handler(visit)
@@ -180,10 +182,12 @@ class Console:
         return user
 
 
+def _by_path(addresses: tuple[Address, ...]) -> list[tuple[str, dict[str, Address]]]:
+    found: dict[str, dict[str, Address]] = {}
+    for one in addresses:
+        found.setdefault(one.path, {})[one.method] = one
+    return list(found.items())
+
+
 def _own(memberships: tuple[Membership, ...]) -> str:
     return next((one.namespace for one in memberships if one.kind == "personal"), "")
-
-
-def routes(plane: ControlPlane) -> list[BaseRoute]:
-    """The routes of the console."""
-    return Console(plane).routes

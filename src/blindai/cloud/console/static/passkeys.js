@@ -74,7 +74,7 @@
   }
 
   function reason(error) {
-    if (error.name === "NotAllowedError") return "The browser made no passkey: it was cancelled, or took too long.";
+    if (error.name === "NotAllowedError") return "It was cancelled, or took too long. Try again.";
     if (error.name === "InvalidStateError") return "This device has a passkey for this account already.";
     if (error.name === "SecurityError") return "The browser does not take this address for one that has passkeys.";
     return error.message;
@@ -112,6 +112,8 @@
       place.hidden = false;
       button.addEventListener("click", () => press(place, place.closest("form"), button, told));
     }
+    // A page that comes back from the browser's memory has a form that was sent already.
+    window.addEventListener("pageshow", (event) => event.persisted && location.reload());
     for (const one of document.querySelectorAll("[data-without-passkeys]")) one.hidden = true;
   }
 
