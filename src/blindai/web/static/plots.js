@@ -31,8 +31,9 @@ const plots = (() => {
     }
   }
 
-  // Draw `columns` (uPlot: the times, then each series) into `place`, and say in `words` what is seen there.
-  function draw(place, columns, series, words) {
+  // Draw `columns` (uPlot: the times, then each series) into `place`, and say in `words` what is seen there. `room` is
+  // left before the first moment and after the last, in seconds.
+  function draw(place, columns, series, words, room = 0) {
     const style = getComputedStyle(place);
     const stroke = style.getPropertyValue("--pico-color").trim();
     const quiet = { stroke: style.getPropertyValue("--pico-muted-border-color").trim(), width: 1 };
@@ -42,7 +43,10 @@ const plots = (() => {
       {
         width: Math.max(place.clientWidth, 200),
         height: place.clientWidth < 500 ? 240 : 300,
-        scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.06] } },
+        scales: {
+          x: { range: (_, first, last) => [first - room, last + room] },
+          y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.06] },
+        },
         axes: [
           { ...axis, space: 80, values: TICKS },
           { ...axis, size: 64, incrs: WHOLE, values: (_, ticks) => ticks.map(number) },

@@ -17,7 +17,10 @@
     }));
     const sums = CURVES.map((name) => `${plots.number(data[name].reduce((sum, one) => sum + one, 0))} ${name}`);
     charts.get(place)?.destroy();
-    charts.set(place, plots.draw(place, [data.times, ...CURVES.map((name) => data[name])], series, `By ${unit}, in all: ${sums.join(", ")}`));
+    const columns = [data.times, ...CURVES.map((name) => data[name])];
+    // Half a bar.
+    const room = (data.times[1] - data.times[0]) / 2;
+    charts.set(place, plots.draw(place, columns, series, `By ${unit}, in all: ${sums.join(", ")}`, room));
   }
 
   plots.keep(async () => {
