@@ -8,6 +8,7 @@ import email
 import email.policy
 import re
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,17 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import msgspec
 from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
+from blindai import Connection
+from blindai.attestation.policy import Policy
 from blindai.channel.calling import CallingEnd
+from blindai.channel.end import AttestedEnd
 from blindai.channel.listening import listen
 from blindai.channel.receiving import Caller
+from blindai.cloud import tables
 from blindai.cloud.application import application
 from blindai.cloud.control_plane import ControlPlane, Place
 from blindai.cloud.mail import Outbox
 from blindai.cloud.server import Addresses, CloudServer
 from blindai.cloud.site import Site
+from blindai.enclave.config import EnclaveConfig
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.web.certificate import PagesTls
 from blindai.web.passwords import Passwords
 from blindai.wire import cloud as wire
@@ -33,6 +41,7 @@ from blindai.wire.api_key import ApiKey
 from blindai.wire.cloud import Scope
 from blindai.wire.cloud_api import NewKey
 from calling_instance import Line
+from enclave_server import RunningServer
 from lease_enclaves import Platform
 
 T = TypeVar("T")
@@ -164,6 +173,12 @@ class CloudScene:
         user = self.join(name)
         return Tenant(user, name, self.key(user, name))
 
+    def allow(self, namespace: str, **quotas: int | None) -> None:
+        """Change what an account may use: columns of `tables.namespaces`."""
+        with self.plane.database.write() as connection:
+            row = tables.namespaces.c.name == namespace
+            connection.execute(tables.namespaces.update().where(row).values(quotas))
+
     # Programs.
 
     def application(self) -> Starlette:
@@ -258,6 +273,20 @@ class RunningCloud:
         """Of the port for people, in PEM; its key is in there, too."""
         return self.scene.plane.place.tls / "pages.pem"
 
+    @contextlib.contextmanager
+    def enclave(self, endpoint: str = "", **config: Any) -> Iterator[JoinedEnclave]:
+        """A real enclave that has joined, in another thread; `endpoint` is its own address unless given.
+
+        `config` are further tables of its configuration.
+        """
+        port = free_port()
+        cloud = self.scene.config(endpoint or f"https://127.0.0.1:{port}", self.enclaves)
+        joined = JoinedEnclave(self.scene, port, {"runtime": {"isolation": "thread"}, **cloud, **config})
+        try:
+            yield joined
+        finally:
+            joined.stop()
+
     def call(self, function: Callable[[], T]) -> T:
         """The result of `function`, called on the server's event loop."""
 
@@ -295,3 +324,44 @@ class RunningCloud:
             await self._stop.wait()
         finally:
             await self.server.stop()
+
+
+class JoinedEnclave(RunningServer):
+    """A real enclave of a cloud, on the platform of a scene."""
+
+    def __init__(self, scene: CloudScene, port: int, config: dict[str, Any]) -> None:
+        self.scene = scene
+        settings = msgspec.convert(config, EnclaveConfig)
+        measured, attester = msgspec.to_builtins(settings), scene.platform.attester
+        super().__init__(
+            settings,
+            OnnxRuntimeEngine(),
+            simulated=True,
+            end=AttestedEnd(attester, measured),
+            calling=CallingEnd(attester, measured),
+            port=port,
+        )
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it: an https URL."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def client(self, key: ApiKey | None) -> Connection:
+        """The SDK, with a key or as a stranger."""
+        policy = Policy.parse(self.scene.platform.manifest, "the test")
+        return Connection(self.address, api_key=None if key is None else key.text, policy=policy, progress=False)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

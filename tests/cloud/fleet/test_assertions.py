@@ -34,12 +34,7 @@ def test_a_key_in_force_is_asserted(scene: CloudScene, enclave: PlayedEnclave, t
 
 
 def test_quotas_are_those_of_the_account(scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant) -> None:
-    with scene.plane.database.write() as connection:
-        connection.execute(
-            sa.update(tables.namespaces)
-            .where(tables.namespaces.c.name == tenant.name)
-            .values(max_models=3, max_bytes=1000, per_minute=7, per_month=10)
-        )
+    scene.allow(tenant.name, max_models=3, max_bytes=1000, per_minute=7, per_month=10)
     wanted = wire.Quotas(models=3, model_bytes=1000, requests_per_minute=7, requests_left=10)
     assert quotas(enclave, tenant.key) == wanted
     used = wire.UsageTotal(namespace=tenant.name, key_id=tenant.key.id, queries=4)
@@ -54,9 +49,7 @@ def test_quotas_are_those_of_the_account(scene: CloudScene, enclave: PlayedEncla
 def test_an_account_without_a_limit_of_the_month_has_none_left_to_count(
     scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant
 ) -> None:
-    with scene.plane.database.write() as connection:
-        unlimited = sa.update(tables.namespaces).where(tables.namespaces.c.name == tenant.name).values(per_month=None)
-        connection.execute(unlimited)
+    scene.allow(tenant.name, per_month=None)
     assert quotas(enclave, tenant.key).requests_left is None
 
 
