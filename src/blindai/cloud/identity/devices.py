@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from blindai.cloud import tables
+from blindai.cloud.identity.labels import require_label
 from blindai.cloud.site import Site
 from blindai.errors import AuthenticationError, InvalidInput
-from blindai.wire.cloud_api import DENIED, EXPIRED, PENDING, SLOW_DOWN, DeviceCodes, Label
+from blindai.wire.cloud_api import DENIED, EXPIRED, PENDING, SLOW_DOWN, DeviceCodes
 
 # Where people type the code.
 PAGE: Final = "/device"
@@ -57,12 +57,7 @@ class Devices:
             InvalidInput: `device.name`.
         """
         now, rows = int(self._clock()), tables.device_grants.c
-        try:
-            msgspec.convert(name, Label)
-        except msgspec.ValidationError:
-            raise InvalidInput(
-                "a device is called by 1 to 64 characters that can be seen", code="device.name"
-            ) from None
+        require_label(name, code="device.name")
         connection.execute(delete(tables.device_grants).where(rows.created_at <= now - LIFETIME_SECONDS))
         device_code = secrets.token_urlsafe(DEVICE_CODE_BYTES)
         # Two of a thousand open ones are alike once in ten million times; then the database refuses the second.
@@ -91,7 +86,7 @@ class Devices:
     def find(self, connection: Connection, user_code: str) -> Row[Any] | None:
         """The grant that waits for a decision under this code, locked; as people type codes."""
         letters = "".join(letter for letter in user_code.upper() if letter not in " -")
-        if len(letters) != USER_CODE_CHARACTERS:
+        if len(letters) != USER_CODE_CHARACTERS or not set(letters) <= set(ALPHABET):
             return None
         query = select(tables.device_grants).where(tables.device_grants.c.user_code == letters)
         row = connection.execute(query.with_for_update()).one_or_none()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from blindai.cloud.identity import authenticators, passkeys, users
 from blindai.cloud.identity.ceremonies import Ceremony, over
 from blindai.cloud.identity.ceremonies import Purpose as Asked
+from blindai.cloud.identity.labels import require_label
 from blindai.cloud.identity.passkeys import Passkey
 from blindai.cloud.identity.registry import Registry
-from blindai.errors import InvalidInput
 from blindai.web.database import retrying
-from blindai.wire.cloud_api import Label
 
 
 class OwnPasskeys(Registry):
@@ -52,12 +49,7 @@ class OwnPasskeys(Registry):
                 `identity.passkey_taken`, `identity.passkey_name`, `identity.unknown`.
             QuotaExceeded: `identity.passkeys`.
         """
-        try:
-            msgspec.convert(name, Label)
-        except msgspec.ValidationError:
-            raise InvalidInput(
-                "a passkey is called by 1 to 64 characters that can be seen", code="identity.passkey_name"
-            ) from None
+        require_label(name, code="identity.passkey_name")
         ceremony = self._take(session_id)
         if ceremony.details["user"] != user_id:
             raise over()

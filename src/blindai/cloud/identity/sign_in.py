@@ -34,11 +34,12 @@ class SignIns(Registry):
             Throttled: `authentication.throttled`.
         """
         try:
-            account = normalised(email)
+            account = known = normalised(email)
         except InvalidInput:
-            # Nobody's. It is counted and answered like an address that is not known.
-            account = email
-        row = self._begin(account, address)
+            # Nobody's: it is counted and answered like an address that is not known, and not shown to the database,
+            # which refuses some texts.
+            account, known = email, ""
+        row = self._begin(account, known, address)
         # Outside of a transaction: it takes a while by design.
         renewed = self._passwords.verify(None if row is None else row.password, password)
         if row is None:
@@ -123,10 +124,10 @@ class SignIns(Registry):
             self._sessions.touch(connection, session)
 
     @retrying
-    def _begin(self, account: str, address: str) -> Row[Any] | None:
+    def _begin(self, account: str, email: str, address: str) -> Row[Any] | None:
         with self._database.write() as connection:
             self._throttle.begin(connection, account, address)
-            return users.find_email(connection, account)
+            return users.find_email(connection, email)
 
     @retrying
     def _admit(

@@ -6,6 +6,7 @@ Each method works on a connection whose transaction is the caller's.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ TOUCH_SECONDS: Final = 3600
 
 # The one that was unused for longest makes room: machines that come and go sign in again and again.
 MAX_TOKENS: Final = 50
+
+_ID: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,13 @@ class Tokens:
             InvalidInput: `identity.token_unknown`.
         """
         rows = tables.access_tokens.c
+        if not _ID.fullmatch(token_id):
+            raise _unknown()
         gone = connection.execute(
             delete(tables.access_tokens).where(rows.id == token_id, rows.user == user_id)
         ).rowcount
         if not gone:
-            raise InvalidInput("you have no such command line signed in", code="identity.token_unknown")
+            raise _unknown()
 
     def end(self, connection: Connection, token: str) -> None:
         """Revoke a token by itself; one that is none is no error."""
@@ -125,6 +130,10 @@ class Tokens:
     def remove_all(self, connection: Connection, user_id: str) -> None:
         """Revoke all of a user."""
         connection.execute(delete(tables.access_tokens).where(tables.access_tokens.c.user == user_id))
+
+
+def _unknown() -> InvalidInput:
+    return InvalidInput("you have no such command line signed in", code="identity.token_unknown")
 
 
 def _digest(token: str) -> str:
