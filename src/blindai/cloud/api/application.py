@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import groupby
@@ -43,7 +44,10 @@ def routes(plane: ControlPlane) -> list[BaseRoute]:
         exception_handlers={BlindAIError: _problem, HTTPException: _http_problem},
     )
     made.router.redirect_slashes = False
-    return [Mount(PREFIX, made)]
+    mount = Mount(PREFIX, made)
+    # As Starlette compiles it, a path with a line end in it would be somebody else's.
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return [mount]
 
 
 def _by_path(addresses: Iterable[Address]) -> list[tuple[str, list[Address]]]:

@@ -1,6 +1,6 @@
 """How often one place may call, in this process. What costs more than a look into the database is limited there.
 
-Each place has a bucket of calls (`Accounts` and `People` limit what they do by themselves, for all processes).
+Each place has a bucket of calls (`People` limits by itself, for all processes, what strangers may make it do).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Rates:
     """Token buckets, by place.
 
     Args:
-        per_minute: how many calls a place may make in a minute; as many at once.
+        per_minute: how many calls a place may make in a minute, and as many at once; by default `PER_MINUTE`.
         clock: monotonic, in seconds.
     """
 
-    def __init__(self, per_minute: int = PER_MINUTE, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size = float(per_minute)
-        self._per_second = per_minute / 60
+    def __init__(self, per_minute: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size = float(PER_MINUTE if per_minute is None else per_minute)
+        self._per_second = self._size / 60
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
