@@ -189,6 +189,22 @@ class TestOnTheWire:
             assert answer.headers["vary"] == "Origin"
         assert TOKEN.reveal().encode() not in speaker.heard
 
+    @pytest.mark.parametrize("shown", ["", "BlindAI-Proxy-Token: wrong\r\n"])
+    def test_an_allowed_page_can_read_that_its_token_is_wrong(
+        self, start_proxy: StartProxy, speaker: AttestedSpeaker, shown: str
+    ) -> None:
+        """Browsers keep an answer 407 from pages."""
+        proxy = start_proxy(speaker.address, token=TOKEN, origins=[ORIGIN])
+        with Wire(proxy.port) as wire:
+            wire.send(f"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: {ORIGIN}\r\n{shown}\r\n".encode())
+            answer = wire.response()
+        answer.assert_problem(401, "proxy.token")
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert answer.headers["www-authenticate"] == 'Bearer realm="blindai proxy"'
+        assert "proxy-authenticate" not in answer.headers
+        assert [(one.status, one.error.code) for one in proxy.refusals] == [(401, "proxy.token")]
+        assert speaker.connections == 0
+
     def test_a_foreign_page_is_not_told_that_it_may_ask(
         self, start_proxy: StartProxy, speaker: AttestedSpeaker
     ) -> None:

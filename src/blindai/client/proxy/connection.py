@@ -289,15 +289,9 @@ class ClientConnection:
             # Part of the request may have left; the enclave must not wait for the rest.
             self._upstream.abort()
             self._upstream = None
-        self._terms.refused(Refusal(self._peer, message.refusal_status(error), error))
-        await self._write(
-            message.refusal(
-                error,
-                head,
-                added=() if head is None else self._terms.admission.sharing(head),
-                simulated=self._terms.simulated(),
-            )
-        )
+        shared = () if head is None else self._terms.admission.sharing(head)
+        self._terms.refused(Refusal(self._peer, message.refusal_status(error, page=bool(shared)), error))
+        await self._write(message.refusal(error, head, shared=shared, simulated=self._terms.simulated()))
         await self._linger()
 
     async def _linger(self) -> None:

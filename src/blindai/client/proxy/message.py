@@ -114,25 +114,32 @@ def own_answer(status: int, fields: Headers, body: bytes = b"", *, close: bool, 
     return _rendered(status, HTTPStatus(status).phrase.encode("ascii"), own) + body
 
 
-def refusal(error: BlindAIError, head: RequestHead | None, *, added: Headers, simulated: bool) -> bytes:
+def refusal(error: BlindAIError, head: RequestHead | None, *, shared: Headers, simulated: bool) -> bytes:
     """The whole answer that refuses a request, after which the connection ends.
 
     Args:
         head: of the request, where it has been read.
-        added: fields of the proxy's own.
+        shared: fields that let the page which sent the request read the answer; none where no page did that may.
         simulated: whether the enclave's platform is.
     """
     openai = head is not None and head.target.startswith(_OPENAI_PREFIX)
     body = msgspec.json.encode(openai_refusal_body(error) if openai else refusal_body(error))
-    fields: Headers = (*added, (b"Content-Type", CONTENT_TYPE.encode("ascii")))
+    fields: Headers = (*shared, (b"Content-Type", CONTENT_TYPE.encode("ascii")))
     if error.code == "proxy.token":
-        fields += ((b"Proxy-Authenticate", b'Bearer realm="blindai proxy"'),)
-    whole = own_answer(refusal_status(error), fields, body, close=True, simulated=simulated)
+        asks = b"WWW-Authenticate" if shared else b"Proxy-Authenticate"
+        fields += ((asks, b'Bearer realm="blindai proxy"'),)
+    whole = own_answer(refusal_status(error, page=bool(shared)), fields, body, close=True, simulated=simulated)
     return whole.removesuffix(body) if head is not None and head.method == b"HEAD" else whole
 
 
-def refusal_status(error: BlindAIError) -> int:
-    """502 where the enclave is not accepted or cannot be reached, 504 where it takes too long; else as everywhere."""
+def refusal_status(error: BlindAIError, *, page: bool = False) -> int:
+    """502 where the enclave is not accepted or cannot be reached, 504 where it takes too long; else as everywhere.
+
+    To a page, 401 stands for 407: browsers keep 407 from it, since to them it can come from no server but a proxy that
+    they were set up with (Fetch standard, section 4.6).
+    """
+    if page and error.code == "proxy.token":
+        return HTTPStatus.UNAUTHORIZED
     if isinstance(error, AttestationError):
         return HTTPStatus.BAD_GATEWAY
     if isinstance(error, Unavailable) and error.code.startswith("unavailable"):
