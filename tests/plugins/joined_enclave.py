@@ -1,0 +1,35 @@
+"""A simulated enclave in a thread, joined to a control plane that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from blindai.channel.calling import CallingEnd
+from blindai.channel.end import AttestedEnd
+from blindai.enclave.config import EnclaveConfig
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+from cloud_scene import RunningCloud
+from enclave_server import RunningServer
+
+
+@contextmanager
+def joined_enclave(running: RunningCloud, endpoint: str = "https://enclave.test:9443") -> Iterator[RunningServer]:
+    """An enclave at work; `endpoint` is what it tells the control plane of where it is."""
+    scene = running.scene
+    tables = {"runtime": {"isolation": "thread"}, **scene.config(endpoint, running.enclaves)}
+    config = msgspec.convert(tables, EnclaveConfig)
+    measured, attester = msgspec.to_builtins(config), scene.platform.attester
+    server = RunningServer(
+        config,
+        OnnxRuntimeEngine(),
+        simulated=True,
+        end=AttestedEnd(attester, measured),
+        calling=CallingEnd(attester, measured),
+    )
+    try:
+        yield server
+    finally:
+        server.stop()
