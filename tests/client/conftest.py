@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from blindai.channel.end import AttestedEnd
 from blindai.client.connection import Connection
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
+from client_cloud import ClientCloud, client_cloud, empty_home
 from enclave_server import RunningServer, node_model
 
 StartEnclave = Callable[..., RunningServer]
@@ -73,3 +75,16 @@ def address(server: RunningServer) -> str:
 def client(enclave: RunningServer, policy: Policy) -> Iterator[Connection]:
     with Connection(address(enclave), policy=policy) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientCloud]:
+    """A control plane and an enclave of it; each test makes accounts of its own where it changes one."""
+    with client_cloud(tmp_path_factory.mktemp("cloud")) as one:
+        yield one
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has stored nothing, in an empty folder."""
+    return empty_home(tmp_path, monkeypatch)
