@@ -147,6 +147,8 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "account.member": Problem(409, InvalidInput),
     "account.member_unknown": Problem(404, InvalidInput),
     "account.members": Problem(409, QuotaExceeded),
+    "account.role_unknown": Problem(400, InvalidInput),
+    "account.confirmation": Problem(400, InvalidInput),
     "account.last_admin": Problem(409, InvalidInput),
     "account.invitation": Problem(404, InvalidInput),
     "account.invitation_address": Problem(403, PermissionDenied),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from blindai.web.sessions import COOKIE
 from cloud_scene import PASSWORD, PLACE, CloudScene
 from console_world import Person
 from software_authenticator import SoftwareAuthenticator
@@ -178,6 +179,8 @@ def test_somebody_without_a_password_is_told_how_to_have_one(small_scene: CloudS
     answer = pia.submit("/sign-in", "/sign-in/passkey", response=authenticator.get(options), next="/account")
     assert answer.header("location") == "/account"
     assert "You sign in with passkeys and have no password." in pia.get("/account").words
-    (passkey,) = people.passkeys(people.user_of(pia.cookies["__Host-session"]).id)
+    known = people.user_of(pia.cookies[COOKIE])
+    assert known is not None
+    (passkey,) = people.passkeys(known.id)
     answer = pia.submit("/account", "/account/passkeys/remove", passkey=passkey.id)
     assert "identity.last_passkey" in answer.text

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from blindai.cloud.console.application import ADDRESSES, OPEN
+from blindai.web import csrf
 from blindai.web.csrf import VISITOR_COOKIE
 from blindai.web.forms import MAX_FORM_BYTES
 from blindai.web.sessions import COOKIE, IDLE_SECONDS, LIFETIME_SECONDS
@@ -52,8 +53,6 @@ def test_a_form_of_somebody_else_is_refused(alice: Person, bob: Person) -> None:
 
 
 def test_a_visitor_without_a_cookie_has_no_token(stranger: Person) -> None:
-    from blindai.web import csrf
-
     answer = stranger.post("/sign-in", {"csrf": csrf.token("")})
     assert (answer.status, "csrf.missing" in answer.text) == (403, True)
 

@@ -249,7 +249,7 @@ def test_an_organisation_and_an_invitation(
     admin.get_by_role("button", name="Close acme").click()
     admin.get_by_label("The name of the organisation").fill("acne")
     admin.get_by_role("button", name="Close the organisation").click()
-    expect(admin.get_by_role("alert")).to_contain_text("account.confirm")
+    expect(admin.get_by_role("alert")).to_contain_text("account.confirmation")
     admin.get_by_label("The name of the organisation").fill("acme")
     admin.get_by_role("button", name="Close the organisation").click()
     expect(admin).to_have_url(re.compile("/accounts/olga$"))
@@ -319,8 +319,7 @@ OPEN_PAGES = [
 ]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [WIDE, PHONE])
+@pytest.mark.parametrize(("theme", "width"), [("light", WIDE), ("dark", PHONE)])
 def test_every_page_fits_and_can_be_read(
     scene: CloudScene, signed_in: Callable[..., Page], context: Callable[..., BrowserContext], theme: str, width: int
 ) -> None:

@@ -87,8 +87,8 @@ def test_an_invitation_is_taken_back(small_scene: CloudScene, admin: Person, bob
     [
         ({"email": "bob@", "role": "viewer"}, "email", "identity.email"),
         ({"email": "alice@example.com", "role": "viewer"}, "email", "account.member"),
-        ({"email": "bob@example.com", "role": "owner"}, "role", "account.unknown_role"),
-        ({"email": "bob@example.com"}, "role", "account.unknown_role"),
+        ({"email": "bob@example.com", "role": "owner"}, "role", "account.role_unknown"),
+        ({"email": "bob@example.com"}, "role", "account.role_unknown"),
     ],
 )
 def test_an_invitation_that_cannot_be_comes_back_filled_in(
@@ -124,7 +124,7 @@ def test_a_member_gets_another_role_and_is_removed(admin: Person, joined: Callab
     assert answer.header("location") == f"{HERE}/members?done=role"
     assert viewer.get(f"{HERE}/close").status == 200
     answer = admin.submit(f"{HERE}/members", f"{there}/role", role="king")
-    assert (answer.status, "account.unknown_role" in answer.text) == (400, True)
+    assert (answer.status, "account.role_unknown" in answer.text) == (400, True)
     assert viewer.email in admin.get(f"{there}/remove").words
     assert admin.submit(f"{there}/remove", f"{there}/remove").header("location") == f"{HERE}/members?done=removed"
     assert viewer.get(f"{HERE}/members").status == 404
@@ -163,7 +163,7 @@ def test_the_log_is_told_page_by_page(admin: Person, small_scene: CloudScene, mo
 def test_closing_takes_the_name(small_scene: CloudScene, admin: Person) -> None:
     page = f"{HERE}/close"
     answer = admin.submit(page, page, name="Acme")
-    assert (answer.status, "account.confirm" in answer.text) == (400, True)
+    assert (answer.status, "account.confirmation" in answer.text) == (400, True)
     assert 'value="Acme"' in answer.text
     assert admin.submit(page, page, name="acme").header("location") == "/"
     assert admin.get(f"{HERE}/members").status == 404

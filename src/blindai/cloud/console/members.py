@@ -45,8 +45,8 @@ ROLES: Final = {
 }
 
 _NEW_FIELDS: Final = {"account.name": "name", "account.taken": "name"}
-_INVITE_FIELDS: Final = {"identity.email": "email", "account.member": "email", "account.unknown_role": "role"}
-_CLOSE_FIELDS: Final = {"account.confirm": "name"}
+_INVITE_FIELDS: Final = {"identity.email": "email", "account.member": "email", "account.role_unknown": "role"}
+_CLOSE_FIELDS: Final = {"account.confirmation": "name"}
 
 
 async def new_page(visit: Visit) -> Response:
@@ -145,7 +145,7 @@ async def close(visit: Visit) -> Response:
     """Close an organisation."""
     try:
         if visit.form.get("name", "") != visit.namespace:
-            raise InvalidInput("this is not the name of the organisation", code="account.confirm")
+            raise InvalidInput("this is not the name of the organisation", code="account.confirmation")
         await visit.ask(visit.plane.accounts.close, visit.person.id, visit.namespace)
     except BlindAIError as error:
         form = Filled(given=visit.form, error=error, fields=_CLOSE_FIELDS)
@@ -194,7 +194,7 @@ def _role(value: str) -> Role:
     try:
         return Role(value)
     except ValueError:
-        raise InvalidInput("choose one of the roles", code="account.unknown_role") from None
+        raise InvalidInput("choose one of the roles", code="account.role_unknown") from None
 
 
 _MEMBERS: Final = ACCOUNT + "/members"
