@@ -58,6 +58,14 @@ def test_stops_are_timed_and_nothing_runs_late() -> None:
     assert "Line cut, 2 tries: 0 of the " in printed
 
 
+def test_revocations_are_timed() -> None:
+    printed = run("revocation.py")
+    assert [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")][2:] == [
+        "| at hand",
+        "| cut off",
+    ]
+
+
 def test_soak_watches_both_processes() -> None:
     printed = run("soak.py")
     assert printed.count("server memory") == printed.count("client memory") == 2
