@@ -1,14 +1,12 @@
 """Every route of the control plane is tried by everybody: what each of them gets is said by a table of rules.
 
-A route without a rule fails, and so does a rule without a route. `Least` is written down here once more, apart from the
-code's own tables, so that a route that asks for less than it should is seen.
+A route without a rule (`cloud_rules.RULES`) fails, and so does a rule without a route.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -16,118 +14,9 @@ from sqlalchemy import insert, select, update
 
 from blindai.cloud import tables
 from blindai.cloud.accounts import Role
-from blindai.wire.cloud_api import PREFIX
 from cloud_callers import Callers, Way, organisation, user_id, ways
-from cloud_scene import PASSWORD, CloudScene
-
-
-class Least(IntEnum):
-    """Who gets through: these, and whoever stands below them."""
-
-    ANYBODY = 0
-    SIGNED_IN = 1
-    VIEWER = 2
-    DEVELOPER = 3
-    ADMIN = 4
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What is sent to a route, and what whoever gets through is answered.
-
-    Attributes:
-        answer: status for those who get through.
-        form, body: what is sent; `{role}` in it is the name of who sends it.
-    """
-
-    least: Least
-    answer: int
-    form: dict[str, str] = field(default_factory=dict)
-    body: Any = None
-
-
-_A: Final = "/accounts/{namespace}"
-_N: Final = f"{PREFIX}/namespaces/{{namespace}}"
-
-# In the order in which they are tried: what ends an account comes last.
-RULES: Final[dict[str, Rule]] = {
-    # The JSON interface.
-    f"GET {PREFIX}/openapi.json": Rule(Least.ANYBODY, 200),
-    f"GET {PREFIX}/directory": Rule(Least.ANYBODY, 200),
-    f"POST {PREFIX}/device/codes": Rule(Least.ANYBODY, 200, body={"name": "laptop"}),
-    f"POST {PREFIX}/device/tokens": Rule(Least.ANYBODY, 400, body={"device_code": "unknown"}),
-    f"GET {PREFIX}/account": Rule(Least.SIGNED_IN, 200),
-    f"DELETE {PREFIX}/token": Rule(Least.SIGNED_IN, 204),
-    f"GET {_N}/models": Rule(Least.VIEWER, 200),
-    f"GET {_N}/usage": Rule(Least.VIEWER, 200),
-    f"GET {_N}/keys": Rule(Least.DEVELOPER, 200),
-    f"POST {_N}/keys": Rule(Least.DEVELOPER, 201, body={"name": "a key"}),
-    # Pages for everybody.
-    "GET /sign-in": Rule(Least.ANYBODY, 200),
-    "POST /sign-in": Rule(Least.ANYBODY, 401, {"email": "{role}@example.com", "password": "wrong"}),
-    "POST /sign-in/passkey/options": Rule(Least.ANYBODY, 200),
-    "POST /sign-in/passkey": Rule(Least.ANYBODY, 400, {"response": "{}"}),
-    "GET /sign-up": Rule(Least.ANYBODY, 200),
-    "POST /sign-up": Rule(
-        Least.ANYBODY, 303, {"email": "new-{role}@example.com", "password": PASSWORD, "name": "new-{role}"}
-    ),
-    "GET /sign-up/mail": Rule(Least.ANYBODY, 200),
-    "POST /sign-up/passkey/options": Rule(
-        Least.ANYBODY, 200, {"email": "key-{role}@example.com", "name": "key-{role}"}
-    ),
-    "POST /sign-up/passkey": Rule(Least.ANYBODY, 400, {"response": "{}"}),
-    "GET /verify": Rule(Least.ANYBODY, 200),
-    "POST /verify": Rule(Least.ANYBODY, 400, {"link": "unknown"}),
-    "GET /forgotten": Rule(Least.ANYBODY, 200),
-    "POST /forgotten": Rule(Least.ANYBODY, 303, {"email": "nobody-{role}@example.com"}),
-    "GET /forgotten/mail": Rule(Least.ANYBODY, 200),
-    "GET /reset": Rule(Least.ANYBODY, 200),
-    "POST /reset": Rule(Least.ANYBODY, 400, {"link": "unknown", "new": PASSWORD + "!", "again": PASSWORD + "!"}),
-    # A person's own.
-    "GET /": Rule(Least.SIGNED_IN, 303),
-    "GET /account": Rule(Least.SIGNED_IN, 200),
-    "POST /account/passkeys/options": Rule(Least.SIGNED_IN, 200),
-    "POST /account/passkeys": Rule(Least.SIGNED_IN, 400, {"response": "{}", "passkey-name": "mine"}),
-    "POST /account/passkeys/remove": Rule(Least.SIGNED_IN, 400, {"passkey": "unknown"}),
-    "POST /account/tokens/revoke": Rule(Least.SIGNED_IN, 400, {"token": "unknown"}),
-    "GET /account/export": Rule(Least.SIGNED_IN, 200),
-    "GET /account/leave": Rule(Least.SIGNED_IN, 200),
-    "POST /account/leave": Rule(Least.SIGNED_IN, 400, {"email": "other@example.com"}),
-    "GET /organisations/new": Rule(Least.SIGNED_IN, 200),
-    "POST /organisations/new": Rule(Least.SIGNED_IN, 303, {"name": "made-by-{role}"}),
-    "GET /invitation": Rule(Least.SIGNED_IN, 200),
-    "POST /invitation": Rule(Least.SIGNED_IN, 404, {"link": "unknown"}),
-    "GET /device": Rule(Least.SIGNED_IN, 200),
-    "POST /device": Rule(Least.SIGNED_IN, 400, {"code": "BCDF-GHJK", "decision": "approve"}),
-    # Pages of an account.
-    f"GET {_A}": Rule(Least.VIEWER, 200),
-    f"GET {_A}/models": Rule(Least.VIEWER, 200),
-    f"GET {_A}/usage": Rule(Least.VIEWER, 200),
-    f"GET {_A}/usage/counts": Rule(Least.VIEWER, 200),
-    f"GET {_A}/enclaves": Rule(Least.VIEWER, 200),
-    f"GET {_A}/playground": Rule(Least.VIEWER, 200),
-    f"GET {_A}/members": Rule(Least.VIEWER, 200),
-    f"GET {_A}/members/{{member}}/remove": Rule(Least.VIEWER, 200),
-    f"GET {_A}/keys": Rule(Least.DEVELOPER, 200),
-    f"POST {_A}/keys": Rule(Least.DEVELOPER, 200, {"name": "a key", "scope-query": "on", "expires": ""}),
-    f"GET {_A}/keys/{{key}}/revoke": Rule(Least.DEVELOPER, 200),
-    f"POST {_A}/keys/{{key}}/revoke": Rule(Least.DEVELOPER, 303),
-    f"GET {_A}/audit": Rule(Least.ADMIN, 200),
-    f"POST {_A}/invitations": Rule(Least.ADMIN, 303, {"email": "guest@example.com", "role": "viewer"}),
-    f"POST {_A}/invitations/withdraw": Rule(Least.ADMIN, 303, {"email": "guest@example.com"}),
-    f"POST {_A}/members/{{member}}/role": Rule(Least.ADMIN, 303, {"role": "developer"}),
-    # Of somebody else. Everybody may remove themselves.
-    f"POST {_A}/members/{{member}}/remove": Rule(Least.ADMIN, 303),
-    f"GET {_A}/close": Rule(Least.ADMIN, 200),
-    # What ends something.
-    f"DELETE {_N}/keys/{{key}}": Rule(Least.DEVELOPER, 200),
-    f"POST {_A}/close": Rule(Least.ADMIN, 303, {"name": "of-{role}"}),
-    "POST /account/password": Rule(
-        Least.SIGNED_IN, 303, {"old": PASSWORD, "new": PASSWORD + "!", "again": PASSWORD + "!"}
-    ),
-    "POST /sign-out": Rule(Least.SIGNED_IN, 303),
-    "POST /account/sign-out-everywhere": Rule(Least.SIGNED_IN, 303),
-}
+from cloud_rules import ACCOUNT, RULES, Least, Rule
+from cloud_scene import CloudScene
 
 # Who there is, and up to where they get. None: nowhere where one must be signed in.
 ROLES: Final[dict[str, Least | None]] = {
@@ -306,7 +195,7 @@ class Tenants:
             "POST /account/passkeys/remove": {"passkey": "cGFzc2tleQ"},
             "POST /account/tokens/revoke": {"token": token},
             "POST /invitation": {"link": invitation},
-            f"POST {_A}/invitations/withdraw": {"email": "guest@example.org"},
+            f"POST {ACCOUNT}/invitations/withdraw": {"email": "guest@example.org"},
         }
 
     def kept(self) -> dict[str, list[Any]]:
