@@ -4,6 +4,8 @@
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# ONNX Runtime reports to its maker, also what tests and benchmarks do with it.
+export ORT_DISABLE_TELEMETRY := 1
 ARGS ?=
 FUZZ_SECONDS ?= 60
 

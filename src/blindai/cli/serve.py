@@ -18,11 +18,9 @@ from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from msgspec import UnsetType
-
     from blindai.channel.calling import CallingEnd
     from blindai.channel.end import AttestedEnd
-    from blindai.enclave.config import Custody, EnclaveConfig
+    from blindai.enclave.config import EnclaveConfig
 
 DEFAULT_PORT = 9443
 
@@ -121,7 +119,7 @@ def serve(
             measured = msgspec.to_builtins(settings)
             end = AttestedEnd(endorsed, measured, devices=beside)
             calling = CallingEnd(endorsed, measured, devices=beside) if settings.custody or settings.cloud else None
-            announce = _announcer(platform, why, custody=settings.custody, simulated=end.simulated, as_json=as_json)
+            announce = _announcer(platform, why, settings, simulated=end.simulated, as_json=as_json)
             run(_serve(end, settings, host, port, announce, calling=calling, sealed_model=sealed_model, spool=spool))
 
 
@@ -160,18 +158,24 @@ async def _serve(
 
 
 def _announcer(
-    platform: Platform, why: Sequence[str], *, custody: Custody | UnsetType, simulated: bool, as_json: bool
+    platform: Platform, why: Sequence[str], config: EnclaveConfig, *, simulated: bool, as_json: bool
 ) -> Callable[[str, int], None]:
+    custody, cloud = config.custody, config.cloud
+
     def ready(host: str, port: int) -> None:
         address = f"https://{f'[{host}]' if ':' in host else host}:{port}"
         if as_json:
             leased = {"leased": custody.model_id} if custody else {}
-            print_json({"address": address, "platform": platform, "why": why, "simulated": simulated, **leased})
+            joined = {"cloud": cloud.address} if cloud else {}
+            said = {"address": address, "platform": platform, "why": why, "simulated": simulated}
+            print_json({**said, **leased, **joined})
             sys.stdout.flush()
             return
         err.print(f"serving at [bold]{escape(address)}[/] on [bold]{platform}[/], press Ctrl-C to stop")
         if custody:
             err.print(f"  on loan     {escape(custody.model_id)}, from the custodian at {escape(custody.address)}")
+        if cloud:
+            err.print(f"  in a cloud  whose control plane at {escape(cloud.address)} says who may do what")
         if simulated:
             err.print("[bold yellow]SIMULATED[/]: no hardware protects what this server is sent")
             err.print(f"  check it    blindai verify {escape(address)} --simulation", markup=True)
@@ -198,8 +202,9 @@ def require_server_extra() -> None:
         ConfigurationError: `configuration.server_missing`.
     """
     try:
-        import onnxruntime  # noqa: F401  # the one that people lack
-        import uvicorn  # noqa: F401  # as above
+        import uvicorn  # noqa: F401  # one that people lack
+
+        import blindai.enclave.engines.onnxruntime  # noqa: F401  # the other
     except ImportError as error:
         raise ConfigurationError(
             f"the server is not installed: {error}",

@@ -1,5 +1,14 @@
+"""What models run on: ONNX Runtime, and OpenVINO where it is installed and allowed.
+
+Nothing that runs here reports to anybody. ONNX Runtime would: since 1.29 it writes an identifier of the machine and a
+file of events to the user's folder, and sends them to its maker. Its function that forbids it comes too late for what it
+says of the process itself; a variable of the environment does not, if it is there before ONNX Runtime is. So this
+package sets it, and whoever imports ONNX Runtime imports this package first.
+"""
+
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from blindai.enclave.config import EngineName
@@ -7,6 +16,8 @@ from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from blindai.enclave.engine import Engine
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def engine(name: EngineName, *, threads: int = 1, lanes: int = 1, precision: str = "float32") -> Engine:
