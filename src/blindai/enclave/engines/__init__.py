@@ -1,8 +1,8 @@
 """What models run on: ONNX Runtime, and OpenVINO where it is installed and allowed.
 
 Nothing that runs here reports to anybody. ONNX Runtime would: since 1.29 it writes an identifier of the machine and a
-file of events to the user's folder, and sends them to its maker. Its function that forbids it comes too late for what it
-says of the process itself; a variable of the environment does not, if it is there before ONNX Runtime is. So this
+file of events to the user's folder, and sends them to its maker. Its function that forbids it comes too late for what
+it says of the process itself; a variable of the environment does not, if it is there before ONNX Runtime is. So this
 package sets it, and whoever imports ONNX Runtime imports this package first.
 """
 
