@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
-from account_world import Staff, World, everything_in, new_name
-from blindai.cloud.accounts import Accounts, Action, Role
+from account_world import Staff, World, everything_in, new_name, prepared
+from blindai.cloud.accounts import Accounts, Action, Role, namespaces
 from blindai.errors import BlindAIError
 from blindai.web.database import Database
 from blindai.wire.cloud_api import NewKey
+from postgresql import PostgreSQL
 
 Method = Callable[[Accounts, str, str, Staff, str], object]
 
@@ -102,3 +104,19 @@ def test_what_is_no_name_is_the_name_of_no_account(house: House, method: str) ->
             METHODS[method][0](house.world.accounts, house.staff.admin, name, house.staff, house.key)
         assert caught.value.code == "account.unknown"
         assert not name or name not in str(caught.value)
+
+
+def test_a_stranger_makes_nobody_wait_and_waits_for_nobody(postgresql: PostgreSQL) -> None:
+    """A change locks the account; whoever is no member is refused before that."""
+    url = postgresql.create()
+    database = prepared(url)
+    house = House.built(database)
+    with database.write() as connection:
+        namespaces.lock_account(connection, house.staff.namespace)
+        with ThreadPoolExecutor(1) as pool:
+            for method in METHODS:
+                # One that waited would be refused with `unavailable.database_contended` in the end.
+                outcome = pool.submit(house.outcome, method, house.staff.stranger, house.staff.namespace)
+                assert outcome.result()[0] == "account.unknown"
+    database.dispose()
+    postgresql.drop(url)

@@ -126,9 +126,12 @@ def require_member(
     """
     if not is_name(name):
         raise unknown(name)
-    if lock:
+    query = _memberships(user).where(tables.namespaces.c.name == name)
+    row = connection.execute(query).one_or_none()
+    if row is not None and lock:
+        # Not before: a stranger must neither make members wait nor learn from waiting that there are some.
         lock_account(connection, name)
-    row = connection.execute(_memberships(user).where(tables.namespaces.c.name == name)).one_or_none()
+        row = connection.execute(query).one_or_none()
     if row is None:
         raise unknown(name)
     role = Role(row.role)
