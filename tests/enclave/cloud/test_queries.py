@@ -288,6 +288,21 @@ def test_without_the_control_plane_new_keys_are_told_to_come_back(start: Callabl
         assert code(infer(wire, owner)) == ""
 
 
+def test_a_model_on_loan_goes_by_its_custodian_s_tokens(start: Callable[..., CloudEnclave]) -> None:
+    plane = FakeControlPlane()
+    loan = {"address": "127.0.0.1:1", "public_key": plane.public_key, "lease": "lease-" + "a" * 16}
+    enclave = start(plane, custody=loan)
+    for key in (None, plane.key("acme"), "a token of its custodian's"):
+        enclave.ask("GET", "/v2/models/leased/model", key).assert_problem(503, "lease.waiting")
+        with enclave.connect() as wire:
+            wire.send(query(key, "/v2/models/leased/model/infer"))
+            wire.response().assert_problem(503, "lease.waiting")
+    assert plane.questions == []
+    # Beside it, the cloud decides.
+    enclave.ask("GET", "/v2/models/acme/scorer").assert_problem(404, "model.not_found")
+    enclave.ask("PUT", STORED, None, IDENTITY).assert_problem(401, "authentication.required")
+
+
 def test_an_embedding_is_decided_as_a_query_of_its_model(
     enclave: CloudEnclave, plane: FakeControlPlane, owner: ApiKey
 ) -> None:
