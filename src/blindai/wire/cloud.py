@@ -44,6 +44,9 @@ MAX_TOTALS: Final = 1_000
 MAX_LISTINGS: Final = 200
 MAX_SHARED_WITH: Final = 100
 
+# An enclave reports at least this often, though nothing has changed: one that is silent for long leaves the directory.
+SIGN_OF_LIFE_SECONDS: Final = 3600
+
 # `MAX_LISTINGS` models with many inputs each.
 MAX_MESSAGE_BYTES: Final = 1 << 20
 

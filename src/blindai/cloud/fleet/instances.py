@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from blindai.attestation.result import Status
 from blindai.cloud.tables import instances, totals
 from blindai.errors import PermissionDenied
+from blindai.wire.cloud import SIGN_OF_LIFE_SECONDS
 
 if TYPE_CHECKING:
     from blindai.channel.receiving import Caller
 
 # An endpoint whose enclave is silent stays in the directory for so long. What its accounts had there is gone when it is
 # restarted, so that they lose nothing more by being sent to another one then.
-PRESENCE_SECONDS: Final = 24 * 3600
+PRESENCE_SECONDS: Final = 24 * SIGN_OF_LIFE_SECONDS
 
 # `last_seen` is written at most this often.
 TOUCH_SECONDS: Final = 60

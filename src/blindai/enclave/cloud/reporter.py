@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import structlog
 
-from blindai.enclave.clock import NS_PER_MS, elapsed_ns
+from blindai.enclave.clock import NS_PER_MS, NS_PER_SECOND, elapsed_ns
 from blindai.enclave.line import Backoff, Line
 from blindai.errors import BlindAIError, PermissionDenied
 from blindai.wire.cloud import (
@@ -16,6 +16,7 @@ from blindai.wire.cloud import (
     MAX_MESSAGE_BYTES,
     MAX_TOTALS,
     REPORTS,
+    SIGN_OF_LIFE_SECONDS,
     ModelListing,
     Report,
     Reported,
@@ -71,6 +72,7 @@ class Reporter:
         self._told: dict[tuple[str, str, int], _Told] = {}
         self._used_ns: dict[ModelVersion, tuple[int, int]] = {}
         self._first = True
+        self._reported_ns = 0
         self._fault = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -100,7 +102,8 @@ class Reporter:
         """
         totals = tuple(count.total for count in list(self._usage.touched)[:MAX_TOTALS])
         listings, news = self._listings()
-        if not (totals or listings or self._first):
+        silent_ns = elapsed_ns() - self._reported_ns
+        if not (totals or listings or self._first or silent_ns >= SIGN_OF_LIFE_SECONDS * NS_PER_SECOND):
             return False
         report = Report(first=self._first, totals=totals, models=listings)
         try:
@@ -112,6 +115,7 @@ class Reporter:
             self._told.clear()
             raise
         self._first = False
+        self._reported_ns = elapsed_ns()
         self._usage.acknowledged(totals, elapsed_ns())
         for key, told in news.items():
             if told is None:
