@@ -39,9 +39,9 @@ DONE: Final = {
 
 # What each role may do, in words.
 ROLES: Final = {
-    Role.VIEWER: "sees models, usage and members",
-    Role.DEVELOPER: "as viewer, and makes keys",
-    Role.ADMIN: "as developer, and manages members and all keys",
+    Role.VIEWER: "sees models and usage",
+    Role.DEVELOPER: "also makes keys",
+    Role.ADMIN: "also manages members",
 }
 
 _NEW_FIELDS: Final = {"account.name": "name", "account.taken": "name"}
