@@ -22,10 +22,10 @@ _system_keyring = credentials._system_keyring
 class Vault(KeyringBackend):
     """A keyring that keeps what it is given, until it is locked."""
 
-    priority = 5  # type: ignore[assignment] # a number, as the backends of `keyring` have it
+    priority = 5
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # `keyring` is typed in part
         self.kept: dict[tuple[str, str], str] = {}
         self.locked = False
 

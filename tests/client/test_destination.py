@@ -28,9 +28,9 @@ NOWHERE = "https://127.0.0.1:1"
 ROW = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
 
 
-def code_of(kind: type[BlindAIError], **arguments: str) -> str:
+def code_of(kind: type[BlindAIError], addr: str | None = None, namespace: str | None = None) -> str:
     with pytest.raises(kind) as caught:
-        Destination.choose(**arguments)
+        Destination.choose(addr, namespace=namespace)
     return caught.value.code
 
 

@@ -120,10 +120,11 @@ def list_keys(account: Account = None, as_json: Json = False) -> None:
             out.print("no keys; make one with: blindai keys create NAME")
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in ("KEY", "NAME", "SCOPES", "MADE", "LAST USED", "STATE"):
-            table.add_column(column)
+        for column in ("KEY", "NAME", "SCOPES", "LAST USED", "STATE"):
+            # A key's id is copied from here.
+            table.add_column(column, no_wrap=column != "NAME", overflow="fold")
         for key in keys:
-            cells: tuple[Any, ...] = (_date(key.created_at), _date(key.used_at) or "never", _ends(key))
+            cells: tuple[Any, ...] = (_date(key.used_at) or "never", _ends(key))
             table.add_row(key.id, escape(harmless(key.name)), " ".join(key.scopes), *cells)
         out.print(table)
 
@@ -157,9 +158,9 @@ def _ends(key: KeyEntry) -> str:
     if key.revoked_at is not None:
         return f"revoked {_date(key.revoked_at)}"
     if key.expires_at is None:
-        return "good until it is revoked"
-    return f"{'expired' if key.expires_at <= datetime.now(UTC) else 'good until'} {_date(key.expires_at)}"
+        return "good"
+    return f"{'expired' if key.expires_at <= datetime.now(UTC) else 'until'} {_date(key.expires_at)}"
 
 
 def _date(time: datetime | None) -> str:
-    return "" if time is None else f"{time:%Y-%m-%d %H:%MZ}"
+    return "" if time is None else f"{time:%Y-%m-%d}"

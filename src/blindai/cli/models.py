@@ -84,7 +84,7 @@ def list_models(
         for column in ("MODEL", "VERSION", "STATE", *(["VISIBILITY"] if in_cloud else []), "REASON"):
             table.add_column(column)
         for model in models:
-            visibility = [model.visibility or ""] if in_cloud else []
+            visibility = [escape(model.visibility or "")] if in_cloud else []
             table.add_row(escape(model.name), model.version, model.state, *visibility, escape(model.reason))
         out.print(table)
 

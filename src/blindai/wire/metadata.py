@@ -7,8 +7,6 @@ Ready"; Triton's extensions "Model repository" and "Statistics". Encode with `ms
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from blindai.wire.tensor import quoted
@@ -133,7 +131,7 @@ class RepositoryModel(msgspec.Struct, frozen=True):
     version: str = ""
     state: str = ""
     reason: str = ""
-    visibility: Literal["private", "shared", "public"] | msgspec.UnsetType = msgspec.UNSET
+    visibility: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Duration(msgspec.Struct, frozen=True):

@@ -196,7 +196,9 @@ class Endpoints:
         wanted = await _control(request, RepositoryIndexRequest)
         return _json(
             [
-                RepositoryModel(found.model_name, found.number, found.state, found.reason)
+                RepositoryModel(
+                    found.model_name, found.number, found.state, found.reason, self._shown_visibility(found)
+                )
                 for found in self._repository
                 if (found.state is State.READY or not wanted.ready) and self._is_listed(request, found)
             ]
@@ -312,6 +314,12 @@ class Endpoints:
                 "this enclave is in no cloud: everybody who reaches it may query every model", code="cloud.none"
             )
         return self._own_address(request)[0]
+
+    def _shown_visibility(self, found: ModelVersion) -> Visibility | msgspec.UnsetType:
+        """Who else may query a model: a thing of clouds, and no decision of the account's where it is on loan."""
+        if self._membership is None or found.leased:
+            return msgspec.UNSET
+        return self._repository.visibility(found.id).visibility
 
     def _is_listed(self, request: Request, found: ModelVersion) -> bool:
         caller = _caller(request)
