@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -212,6 +213,30 @@ def test_a_challenge_belongs_to_one_browser_and_one_purpose(world: PeopleWorld) 
     assert code_of(world.people.add_passkey, another.id, theirs.id, made, "phone") == "identity.ceremony"
     assert code_of(world.people.add_passkey, another.id, session.id, made, "phone") == "identity.ceremony"
     assert world.people.passkeys(another.id) == ()
+
+
+def test_a_session_that_has_ended_adds_no_passkey(world: PeopleWorld) -> None:
+    user = world.user()
+    session = world.sign_in(user)
+    made = world.authenticator.create(world.people.add_passkey_options(user.id, session.id))
+    world.people.sign_out(session.id)
+    assert code_of(world.people.add_passkey, user.id, session.id, made, "phone") == "identity.ceremony"
+    assert world.people.passkeys(user.id) == ()
+
+
+def test_of_many_who_send_one_answer_at_once_one_gets_in(world: PeopleWorld) -> None:
+    user = world.user()
+    world.add_passkey(user, world.sign_in(user))
+    answer = world.authenticator.get(world.people.sign_in_options("shared", address=world.place))
+
+    def sign_in(_: int) -> str:
+        try:
+            return world.people.sign_in_passkey("shared", answer, address=world.place).account
+        except InvalidInput as error:
+            return error.code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(sign_in, range(4))) == [*["identity.ceremony"] * 3, user.id]
 
 
 def test_a_copy_of_a_passkey_is_noticed(world: PeopleWorld) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from blindai.cloud.identity.links import LIFETIME_SECONDS, Purpose
 from blindai.cloud.identity.rates import PASSWORD_CHANGES, RESETS
-from blindai.errors import Unavailable
+from blindai.errors import InvalidInput, Unavailable
 from people_world import OTHER, PASSWORD, PeopleWorld, code_of
 
 THIRD = "yet another phrase to pass"
@@ -97,6 +99,26 @@ def test_a_reset_ends_everything_that_could_sign_in_before(world: PeopleWorld) -
     assert code_of(world.sign_in, user) == "authentication.password"
     world.sign_in(user, OTHER)
     assert world.mails(user.email)[-2:] == ["Choose a new password", "Your password was reset"]
+
+
+def test_of_many_who_follow_one_link_at_once_one_chooses(world: PeopleWorld) -> None:
+    user = world.user()
+    world.people.request_reset(user.email, address=world.place)
+    link = world.link(user.email)
+    phrases = [f"{OTHER} number {number}" for number in range(4)]
+
+    def reset(new: str) -> str:
+        try:
+            world.people.reset(link, new)
+        except InvalidInput as error:
+            return error.code
+        return new
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(reset, phrases))
+    (chosen,) = (one for one in said if one != "identity.link")
+    assert len(said) - said.count("identity.link") == 1
+    world.sign_in(user, chosen)
 
 
 def test_a_reset_gives_whoever_has_a_passkey_a_password(world: PeopleWorld) -> None:

@@ -85,6 +85,8 @@ def test_whoever_leaves_is_out_at_once_and_nothing_of_them_is_left(world: People
         assert code_of(call) == "identity.unknown"
     assert world.mails(user.email)[-1] == "You have left"
     with world.database.read() as connection:
+        own = sa.select(tables.audit.c.action).where(tables.audit.c.user == user.id, tables.audit.c.namespace.is_(None))
+        assert connection.execute(own).scalars().all() == ["user.left"]
         for table in tables.metadata.tables.values():
             for row in connection.execute(sa.select(table)):
                 assert not any(user.email in str(value) for value in row), table.name

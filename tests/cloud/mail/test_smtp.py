@@ -119,6 +119,9 @@ def test_a_server_that_is_not_there_is_unavailable(free_tcp_port: int) -> None:
         "smtps://localhost:x",
         "smtps://localhost:99999",
         "smtps://user@localhost",
+        "smtps://b\u00fccher.example",
+        "smtps://us%C3%A9r@localhost",
+        "smtps://user%0d%0aRSET@localhost",
     ],
 )
 def test_an_address_that_cannot_be_meant_is_refused(url: str) -> None:
@@ -135,7 +138,7 @@ def test_a_sender_is_one_address(sender: str) -> None:
     assert caught.value.code == "configuration.smtp"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n", b"two\nlines", b"\xff", b"x" * 2000])
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"two\nlines", b"\xff", b"gr\xc3\xbcn", b"x" * 2000])
 def test_a_password_is_one_line_in_a_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "password"
     if content is not None:

@@ -50,9 +50,7 @@ class OwnPasskeys(Registry):
             QuotaExceeded: `identity.passkeys`.
         """
         require_label(name, code="identity.passkey_name")
-        ceremony = self._take(session_id)
-        if ceremony.details["user"] != user_id:
-            raise over()
+        ceremony = self._take(user_id, session_id)
         made = authenticators.registered(self._site, ceremony.challenge, response_json)
 
         @retrying
@@ -86,6 +84,11 @@ class OwnPasskeys(Registry):
         self._tell(self._letters.passkey_removed(email, passkey.name))
 
     @retrying
-    def _take(self, session_id: str) -> Ceremony:
+    def _take(self, user_id: str, session_id: str) -> Ceremony:
+        """What this user began in this session, which has not ended since."""
         with self._database.write() as connection:
-            return self._ceremonies.take(connection, session_id, Asked.ADD)
+            ceremony = self._ceremonies.take(connection, session_id, Asked.ADD)
+            session = self._sessions.find(connection, session_id)
+        if session is None or {session.account, ceremony.details["user"]} != {user_id}:
+            raise over()
+        return ceremony

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import delete
+
+from blindai.cloud import tables
 from blindai.cloud.identity import export, passkeys, users
 from blindai.cloud.identity.command_lines import CommandLines
 from blindai.cloud.identity.email import normalised
@@ -51,6 +54,9 @@ class People(SignUps, PasswordChanges, OwnPasskeys, CommandLines):
                 self._sign_out(connection, user_id)
                 self._links.remove_all(connection, user_id)
                 passkeys.remove_all(connection, user_id)
+                # What they did that was about no account concerns nobody else.
+                own = (tables.audit.c.user == user_id) & tables.audit.c.namespace.is_(None)
+                connection.execute(delete(tables.audit).where(own))
                 users.change(connection, user_id, email=None, password=None, left_at=self._now())
                 self._note(connection, user_id, "user.left")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -22,7 +23,7 @@ MAX_WAITING: Final = 1_000
 # Waits before each try after the first. Servers that put unknown senders off (greylisting) take a mail after minutes.
 RETRY_SECONDS: Final = (5.0, 60.0, 600.0)
 
-# Of mails under way when the process is asked to end.
+# For mails that wait when the process is asked to end, and for the one under way. Then they are given up.
 CLOSE_SECONDS: Final = 10.0
 
 _log = structlog.get_logger("blindai.cloud.mail")
@@ -55,7 +56,7 @@ class Post:
         self._put(message, 0)
 
     def close(self) -> None:
-        """Deliver what waits, and end. Mails that would be tried again later are given up."""
+        """Deliver what waits, as far as there is time, and end. Mails that would be tried again later are given up."""
         with self._lock:
             if self._closed:
                 return
@@ -63,7 +64,8 @@ class Post:
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
-        self._waiting.put(None)
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=CLOSE_SECONDS)
         self._thread.join(CLOSE_SECONDS)
 
     def _put(self, message: Message, tries: int) -> None:

@@ -79,11 +79,21 @@ def _address(url: str) -> tuple[bool, str, int, str]:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise _wrong("the address of the SMTP server cannot be read") from None
-    if parts.scheme not in _PORTS or not host or parts.path not in {"", "/"} or parts.query or parts.fragment:
+    if (
+        parts.scheme not in _PORTS
+        or not host
+        or not url.isascii()
+        or parts.path not in {"", "/"}
+        or parts.query
+        or parts.fragment
+    ):
         raise _wrong("the address of an SMTP server is smtps://user@host:port or smtp://user@host:port")
     if parts.password is not None:
         raise _wrong("the password of an SMTP server does not stand in its address, but in a file")
-    return parts.scheme == "smtps", host, port or _PORTS[parts.scheme], unquote(parts.username or "")
+    user = unquote(parts.username or "")
+    if not user.isascii() or (user and not user.isprintable()):
+        raise _wrong("the user of an SMTP server is printable ASCII")
+    return parts.scheme == "smtps", host, port or _PORTS[parts.scheme], user
 
 
 def _sender(sender: str) -> str:
@@ -99,7 +109,8 @@ def _password(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(f"the file {path} of the mail server's password cannot be read") from error
     password = text.rstrip("\r\n")
-    if not password or len(text) > _MAX_PASSWORD_BYTES or not password.isprintable():
+    # `smtplib` signs in with ASCII alone.
+    if not password or len(text) > _MAX_PASSWORD_BYTES or not password.isprintable() or not password.isascii():
         raise _wrong(f"the file {path} holds no password")
     return password
 
