@@ -10,7 +10,7 @@ import pytest
 
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.channel.calling import CallingEnd
-from blindai.enclave.cloud import joining
+from blindai.enclave.cloud import joining, reporter
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.wire.api_key import ApiKey
@@ -55,6 +55,7 @@ def start() -> Iterator[Callable[..., CloudEnclave]]:
     started: list[CloudEnclave] = []
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporter, "_PAUSE_SECONDS", 0.1)
 
         def begin(plane: FakeControlPlane, **options: Any) -> CloudEnclave:
             patch.setattr(joining, "call", plane.call)

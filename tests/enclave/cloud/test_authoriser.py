@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from blindai.enclave.cloud import authoriser as module
 from blindai.enclave.cloud.assertions import AssertionReader
-from blindai.enclave.cloud.authoriser import MAX_REFUSED, MAX_WAITING, Authoriser, key_in
+from blindai.enclave.cloud.authoriser import MAX_WAITING, Authoriser, key_in
 from blindai.enclave.cloud.principal import Principal
 from blindai.enclave.cloud.queries import introduced
 from blindai.enclave.cloud.usage import Usage
@@ -200,12 +200,13 @@ def test_a_refused_key_is_asked_about_again_after_a_second(play: Play) -> None:
     play(scene)
 
 
-def test_the_memory_of_refused_keys_is_bounded(play: Play) -> None:
+def test_the_memory_of_refused_keys_is_bounded(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REFUSED", 20)
+
     async def scene(office: Office) -> None:
-        keys = [ApiKey.new() for _ in range(MAX_REFUSED + MAX_KEYS)]
-        for start in range(0, len(keys), MAX_KEYS):
-            await asyncio.gather(*(office.refusal(key) for key in keys[start : start + MAX_KEYS]))
-        assert len(office.authoriser._refused) == MAX_REFUSED
+        keys = [ApiKey.new() for _ in range(50)]
+        await asyncio.gather(*(office.refusal(key) for key in keys))
+        assert list(office.authoriser._refused) == [key.digest for key in keys[-20:]]
 
     play(scene)
 
@@ -386,6 +387,24 @@ def test_while_it_is_gone_new_keys_are_refused_at_once(play: Play) -> None:
             with pytest.raises(Unavailable) as raised:
                 office.ask(ApiKey.new())
             assert raised.value.code == "unavailable.cloud"
+
+    play(scene)
+
+
+def test_while_it_is_gone_one_key_is_tried_and_nobody_else_waits(play: Play) -> None:
+    async def scene(office: Office) -> None:
+        office.plane.fault = Unavailable("gone", code="unavailable.connect")
+        assert await office.refusal(ApiKey.new()) == "unavailable.cloud"
+        office.clock.ns += 2 * SECOND
+        office.plane.fault, office.plane.delay = None, 0.05
+        tried = office.ask(office.plane.key("acme"))
+        assert isinstance(tried, asyncio.Future)
+        with pytest.raises(Unavailable) as raised:
+            office.ask(office.plane.key("acme"))
+        assert raised.value.code == "unavailable.cloud"
+        await introduced(tried)
+        # It is there again, for all.
+        assert isinstance(office.ask(office.plane.key("acme")), asyncio.Future)
 
     play(scene)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import msgspec
 import onnx
@@ -13,7 +12,7 @@ from blindai.enclave.app import Application
 from blindai.enclave.config import EnclaveConfig
 from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.wire.api_key import ApiKey
-from blindai.wire.cloud import ModelVisibility, Quotas, Visibility
+from blindai.wire.cloud import ModelVisibility, Visibility
 from enclave_server import RunningServer, node_model
 from fake_cloud import PLENTY, FakeControlPlane
 
@@ -143,16 +142,6 @@ def test_a_body_without_a_length_is_cut_off_where_the_account_ends(
         wire.send(b"8\r\n12345678\r\n8\r\n12345678\r\n0\r\n\r\n")
         wire.response().assert_problem(429, "quota.account_bytes")
     assert enclave.application.repository.pending == set()
-
-
-def test_the_limits_of_the_measured_configuration_hold_whatever_is_asserted(
-    start: Callable[..., CloudEnclave],
-) -> None:
-    plane = FakeControlPlane()
-    enclave = start(plane, limits={"max_namespace_models": 1, "max_namespace_bytes": 1 << 20})
-    key = plane.key("acme", quotas=Quotas(models=10**15, model_bytes=10**15, requests_per_minute=10**15))
-    assert enclave.ask("PUT", stored("one"), key, IDENTITY).status == 201
-    enclave.ask("PUT", stored("two"), key, IDENTITY).assert_problem(507, "quota.namespace_models")
 
 
 def test_uploads_and_deletions_are_counted_when_they_succeed(enclave: CloudEnclave, plane: FakeControlPlane) -> None:

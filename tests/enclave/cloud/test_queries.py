@@ -267,6 +267,7 @@ def test_an_enclave_that_takes_nobody_without_a_key(start: Callable[..., CloudEn
 
 def test_without_the_control_plane_new_keys_are_told_to_come_back(start: Callable[..., CloudEnclave]) -> None:
     plane = FakeControlPlane()
+    plane.ttl_ms = 1500
     enclave = start(plane)
     owner = plane.key("acme")
     assert enclave.ask("PUT", STORED, owner, IDENTITY).status == 201

@@ -60,8 +60,7 @@ _TICK_SECONDS: Final = 0.2
 # Between two questions about strangers.
 _PAUSE_SECONDS: Final = 0.05
 
-# Between two tries to reach a control plane that is not there: while one goes on, new keys wait for it, and after it
-# they are refused at once.
+# Between two tries to reach a control plane that is not there. New keys are refused at once meanwhile.
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
 # For an answer, which is a look-up in a database. Assertions last twice as long.
@@ -112,6 +111,7 @@ class Authoriser:
         self._refused: dict[str, int] = {}
         self._strangers: dict[str, _Stranger] = {}
         self._met = asyncio.Event()
+        self._down = False
         self._down_ns = 0
         self._backoff = Backoff()
         self._fault = ""
@@ -168,7 +168,8 @@ class Authoriser:
             raise refused()
         stranger = self._strangers.get(digest)
         if stranger is None:
-            if now < self._down_ns:
+            # While it is gone, one key is tried at a time, and nobody waits for what will not come.
+            if self._down and (now < self._down_ns or self._strangers):
                 raise down()
             if len(self._strangers) >= MAX_WAITING:
                 raise QuotaExceeded(
@@ -191,9 +192,7 @@ class Authoriser:
                 try:
                     await self._question(self._meetings, batch)
                 except BlindAIError as error:
-                    self._trouble(error)
-                    pause = min(self._backoff.next(), _LONGEST_PAUSE_SECONDS)
-                    self._down_ns = elapsed_ns() + round(pause * NS_PER_SECOND)
+                    self._trouble(error, self._backoff)
                     self._fail(list(self._strangers), down())
                 else:
                     self._fail(batch, down())  # those that were not answered for
@@ -213,8 +212,7 @@ class Authoriser:
                 for start in range(0, len(due), MAX_KEYS):
                     await self._question(self._renewals, due[start : start + MAX_KEYS])
             except BlindAIError as error:
-                self._trouble(error)
-                await asyncio.sleep(min(backoff.next(), _LONGEST_PAUSE_SECONDS))
+                await asyncio.sleep(self._trouble(error, backoff))
             else:
                 backoff.reset()
 
@@ -256,7 +254,7 @@ class Authoriser:
                 if principal is not None:
                     principal.used = True
             raise
-        self._down_ns = 0
+        self._down = False
         self._backoff.reset()
         if self._fault:
             self._fault = ""
@@ -330,11 +328,14 @@ class Authoriser:
         for key in keys:
             _refuse(self._strangers.pop(key, None), error)
 
-    def _trouble(self, error: BlindAIError) -> None:
-        """The control plane refuses or cannot be reached: say it once."""
+    def _trouble(self, error: BlindAIError, backoff: Backoff) -> float:
+        """The control plane refuses or cannot be reached: say it once. Returns the seconds until the next try."""
+        pause = min(backoff.next(), _LONGEST_PAUSE_SECONDS)
+        self._down, self._down_ns = True, elapsed_ns() + round(pause * NS_PER_SECOND)
         if error.code != self._fault:
             self._fault = error.code
             _log.warning("control_plane", code=error.code, reason=error.message)
+        return pause
 
 
 def key_in(header: bytes) -> ApiKey:
