@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 import blindai.client.login
@@ -46,7 +47,9 @@ def blindai_(home: Path) -> Type:
     runner = CliRunner()
 
     def run(*arguments: str | Path, **environment: str) -> Ended:
-        ended = runner.invoke(app, [*map(str, arguments)], env=environment, catch_exceptions=False)
+        # The cloud is in this process, and would write its log where the command writes its answer.
+        with structlog.testing.capture_logs():
+            ended = runner.invoke(app, [*map(str, arguments)], env=environment, catch_exceptions=False)
         return Ended(ended.exit_code, ended.stdout, ended.stderr)
 
     return run
