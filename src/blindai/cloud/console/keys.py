@@ -132,8 +132,8 @@ def _wanted(visit: Visit) -> NewKey:
         _Refused: `account.key_request`.
     """
     name = visit.form.get("name", "").strip()
-    if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
-        raise _Refused(f"a name has 1 to {MAX_NAME_CHARACTERS} characters", _NAME)
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        raise _Refused(f"a name has 1 to {MAX_NAME_CHARACTERS} characters that can be seen", _NAME)
     scopes = tuple(scope for field, scope in SCOPE_FIELDS.items() if field in visit.form)
     if not scopes:
         raise _Refused("choose what the key is good for", _SCOPES)

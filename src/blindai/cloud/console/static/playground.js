@@ -289,7 +289,7 @@
     const took = Math.round(performance.now() - begun);
     const best = show(shares(outputs[0].data));
     const where = proxy.platform === "simulated" ? "a SIMULATED enclave, which protects nothing" : "an enclave that your proxy has verified";
-    return `${best}, says ${id}, in ${where}, after ${took} ms.`;
+    return { best, words: `says ${id}, in ${where}, after ${took} ms.` };
   }
 
   function start() {
@@ -314,7 +314,10 @@
       explain(null);
       said.textContent = "Asking...";
       try {
-        said.textContent = await answer(drawing, page.dataset.origin);
+        const { best, words } = await answer(drawing, page.dataset.origin);
+        const digit = document.createElement("strong");
+        digit.textContent = String(best);
+        said.replaceChildren(digit, ` ${words}`);
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         said.textContent = "There is no answer.";
