@@ -11,8 +11,6 @@ from blindai.cloud import tables
 from blindai.cloud.accounts import Role
 from blindai.web.database import Database
 
-COUNTS = "0, 0, 0, 0, 0"
-
 
 @pytest.fixture(scope="module")
 def filled(shared_database: Database) -> Database:
@@ -20,7 +18,8 @@ def filled(shared_database: Database) -> Database:
     world = World(shared_database)
     admin = world.user("alice")
     world.organisation(admin, "acme")
-    world.member(admin, "acme", Role.DEVELOPER)
+    second = world.user()
+    world.accounts.accept(second, world.invite(admin, "acme", world.email(second), Role.DEVELOPER))
     world.key(admin, "acme")
     world.invite(admin, "acme", "bob@example.org", Role.VIEWER)
     with shared_database.write() as connection:

@@ -13,11 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from blindai.cloud import tables
-from blindai.cloud.accounts import Accounts, DefaultQuotas, Role
+from blindai.cloud.accounts import Accounts, DefaultQuotas, Role, members, namespaces
+from blindai.cloud.accounts.namespaces import Kind
 from blindai.cloud.mail import Message
 from blindai.cloud.site import Site
 from blindai.web.database import Database
-from blindai.wire.cloud import Scope
 from blindai.wire.cloud_api import NewKey
 from hand_clock import HandClock
 
@@ -60,20 +60,8 @@ class World:
 
     def user(self, name: str | None = None, *, verified: bool = True, email: str | None = None) -> str:
         """A new user, with a personal account; their id."""
-        user_id = "user-" + base64.b32encode(secrets.token_bytes(10)).decode().lower()
-        name = name or new_name("alice")
-        now = int(self.clock())
         with self.database.write() as connection:
-            connection.execute(
-                sa.insert(tables.users).values(
-                    id=user_id,
-                    email=email or f"{name}@example.org",
-                    created_at=now,
-                    verified_at=now if verified else None,
-                )
-            )
-            self.accounts.open_personal(connection, user_id, name)
-        return user_id
+            return self._user(connection, name or new_name("alice"), verified=verified, email=email)
 
     def email(self, user_id: str) -> str:
         with self.database.read() as connection:
@@ -83,12 +71,6 @@ class World:
     def organisation(self, admin: str, name: str | None = None) -> str:
         """A new organisation; its name."""
         return self.accounts.create_organisation(admin, name or new_name()).namespace
-
-    def member(self, admin: str, namespace: str, role: Role) -> str:
-        """A new user who was invited and has accepted; their id."""
-        user_id = self.user()
-        self.accounts.accept(user_id, self.invite(admin, namespace, self.email(user_id), role))
-        return user_id
 
     def invite(self, admin: str, namespace: str, email: str, role: Role) -> str:
         """What is in the link of an invitation."""
@@ -106,10 +88,23 @@ class World:
 
     def staff(self) -> Staff:
         """An organisation with one of each role, and somebody who has nothing to do with it."""
-        admin = self.user()
-        namespace = self.organisation(admin)
-        developer = self.member(admin, namespace, Role.DEVELOPER)
-        return Staff(namespace, admin, developer, self.member(admin, namespace, Role.VIEWER), self.user())
+        namespace, now = new_name(), int(self.clock())
+        with self.database.write() as connection:
+            staff = Staff(namespace, *(self._user(connection, new_name("alice")) for _ in range(4)))
+            namespaces.insert_account(
+                connection, namespace, staff.admin, kind=Kind.ORGANISATION, quotas=self.quotas, at=now
+            )
+            members.join(connection, namespace, staff.developer, Role.DEVELOPER, at=now)
+            members.join(connection, namespace, staff.viewer, Role.VIEWER, at=now)
+        return staff
+
+    def _user(self, connection: sa.Connection, name: str, *, verified: bool = True, email: str | None = None) -> str:
+        user_id = "user-" + base64.b32encode(secrets.token_bytes(10)).decode().lower()
+        now = int(self.clock())
+        row = {"id": user_id, "email": email or f"{name}@example.org", "created_at": now}
+        connection.execute(sa.insert(tables.users).values(**row, verified_at=now if verified else None))
+        self.accounts.open_personal(connection, user_id, name)
+        return user_id
 
     def rows(self, table: sa.Table, **where: object) -> list[sa.Row[Any]]:
         with self.database.read() as connection:
@@ -129,9 +124,6 @@ class Staff:
 
     def __iter__(self) -> Iterator[str]:
         return iter((self.admin, self.developer, self.viewer, self.stranger))
-
-
-QUERY_AND_UPLOAD = (Scope.QUERY, Scope.UPLOAD)
 
 
 def everything_in(database: Database) -> str:

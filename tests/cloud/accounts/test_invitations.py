@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from account_world import ListMailer, World, new_name
+from account_world import ListMailer, Staff, World, new_name
 from blindai.cloud import tables
 from blindai.cloud.accounts import Membership, Role, invitations
 from blindai.cloud.accounts.invitations import LIFETIME_SECONDS, MAX_MAILS_PER_DAY
@@ -105,8 +105,8 @@ def test_those_of_an_admin_who_is_none_any_more_are_dead(world: World, how: str)
 
 
 @pytest.mark.parametrize("link", ["", "x", "' OR 1=1 --", "\x00", "\ud800", "<script>", "a" * 10_000])
-def test_what_is_no_link_leads_nowhere(world: World, link: str) -> None:
-    refused(world, world.user(), link)
+def test_what_is_no_link_leads_nowhere(world: World, standing: Staff, link: str) -> None:
+    refused(world, standing.stranger, link)
 
 
 def test_a_link_of_another_purpose_leads_nowhere(world: World) -> None:
@@ -141,17 +141,16 @@ def test_a_member_is_not_invited(world: World) -> None:
         "a" * 250 + "@example.org",
     ],
 )
-def test_what_is_no_address_is_refused_and_nothing_is_sent(world: World, email: str) -> None:
-    staff = world.staff()
+def test_what_is_no_address_is_refused_and_nothing_is_sent(world: World, standing: Staff, email: str) -> None:
     before = len(world.mail.sent)
     with pytest.raises(InvalidInput) as caught:
-        world.accounts.invite(staff.admin, staff.namespace, email, Role.VIEWER)
+        world.accounts.invite(standing.admin, standing.namespace, email, Role.VIEWER)
     assert caught.value.code == "identity.email"
     with pytest.raises(InvalidInput) as caught:
-        world.accounts.withdraw(staff.admin, staff.namespace, email)
+        world.accounts.withdraw(standing.admin, standing.namespace, email)
     assert caught.value.code == "identity.email"
     assert len(world.mail.sent) == before
-    assert world.accounts.invitations(staff.admin, staff.namespace) == ()
+    assert world.accounts.invitations(standing.admin, standing.namespace) == ()
 
 
 def test_an_account_cannot_flood_strangers_with_mail(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

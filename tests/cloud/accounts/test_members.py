@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from account_world import World
+from account_world import Staff, World
 from blindai.cloud import tables
 from blindai.cloud.accounts import Action, Member, Role, members
 from blindai.errors import BlindAIError, InvalidInput, PermissionDenied, QuotaExceeded
@@ -120,13 +120,12 @@ def test_of_two_admins_who_go_at_once_one_stays(world: World) -> None:
 @pytest.mark.parametrize(
     "member", ["", "user-aaaaaaaaaaaaaaaa", "' OR 1=1 --", "\x00", "\ud800", "user-\r\nSet-Cookie"]
 )
-def test_who_is_no_member_has_no_role(world: World, member: str) -> None:
-    staff = world.staff()
+def test_who_is_no_member_has_no_role(world: World, standing: Staff, member: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        world.accounts.set_role(staff.admin, staff.namespace, member, Role.ADMIN)
+        world.accounts.set_role(standing.admin, standing.namespace, member, Role.ADMIN)
     assert caught.value.code == "account.member_unknown"
     with pytest.raises(InvalidInput) as caught:
-        world.accounts.remove_member(staff.admin, staff.namespace, member)
+        world.accounts.remove_member(standing.admin, standing.namespace, member)
     assert caught.value.code == "account.member_unknown"
 
 
@@ -176,7 +175,9 @@ def test_an_organisation_has_so_many_members(world: World, monkeypatch: pytest.M
 
 def test_who_left_is_called_by_their_id(world: World) -> None:
     staff = world.staff()
+    world.accounts.remove_member(staff.admin, staff.namespace, staff.developer)
     email = world.email(staff.developer)
+    world.accounts.accept(staff.developer, world.invite(staff.admin, staff.namespace, email, Role.DEVELOPER))
     world.accounts.set_role(staff.admin, staff.namespace, staff.developer, Role.ADMIN)
     assert any(email in entry.subject for entry in world.accounts.audit(staff.admin, staff.namespace))
     with world.database.write() as connection:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from account_world import World, new_name
+from account_world import Staff, World, new_name
 from blindai.cloud import tables
 from blindai.cloud.accounts import Action, DefaultQuotas, Membership, Role
 from blindai.cloud.accounts.namespaces import MAX_ORGANISATIONS
@@ -125,6 +125,19 @@ def test_closing_ends_all_that_was_in_it(world: World) -> None:
         "key.revoked",
         "account.closed",
     ]
+
+
+def test_an_account_that_the_operator_closed_is_closed_to_its_members(world: World, standing: Staff) -> None:
+    closed = world.staff()
+    with world.database.write() as connection:
+        connection.execute(
+            sa.update(tables.namespaces).where(tables.namespaces.c.name == closed.namespace).values(closed_at=1)
+        )
+    assert len(world.accounts.memberships(closed.admin)) == 1
+    with pytest.raises(InvalidInput) as caught:
+        world.key(closed.admin, closed.namespace)
+    assert caught.value.code == "account.unknown"
+    assert len(world.accounts.memberships(standing.admin)) == 2
 
 
 def test_a_personal_account_is_closed_when_its_user_leaves_and_not_before(world: World) -> None:
