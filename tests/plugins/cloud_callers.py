@@ -86,7 +86,7 @@ class Callers:
         form: Mapping[str, str] | None = None,
         body: Any = None,
         query: str = "",
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request, as a page of ours or our command line makes it, and from a place of its own.
 
@@ -100,20 +100,21 @@ class Callers:
         """
         self._places += 1
         browser = Browser(self.application, address=f"2001:db8:{self._places:x}::1")
+        besides = dict(headers or {})
         path = way.path.format(**(parts or {})) + query
         if way.kind == "api":
             sent = {"authorization": f"Bearer {token}"} if token else {}
             content = b"" if body is None else json.dumps(body).encode()
             if way.method == "POST":
                 sent["content-type"] = "application/json"
-            return browser.request(way.method, path, headers=sent | headers, body=content)
+            return browser.request(way.method, path, headers=sent | besides, body=content)
         browser.cookies[csrf.VISITOR_COOKIE] = VISITOR
         if session:
             browser.cookies[COOKIE] = session
         if way.method == "GET":
-            return browser.get(path, **headers)
+            return browser.get(path, **besides)
         own = VISITOR if way.kind == "open page" else session
-        return browser.post(path, {csrf.FIELD: csrf.token(own), **(form or {})}, **headers)
+        return browser.post(path, {csrf.FIELD: csrf.token(own), **(form or {})}, **besides)
 
 
 def organisation(scene: CloudScene, admin: str, name: str, members: Mapping[str, Role]) -> str:
