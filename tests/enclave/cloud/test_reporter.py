@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 import onnx
@@ -236,15 +236,14 @@ def test_the_time_since_the_last_query_is_the_enclave_s_own(play: Play, monkeypa
 def test_many_models_come_in_several_reports(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(desk: Desk) -> None:
         version = await upload(desk.repository, SCORER, IDENTITY)
+        await desk.repository.delete(SCORER)
         names = [f"model-{number}" for number in range(MAX_LISTINGS + 10)]
-        listing = ModelListing(namespace="acme", name="", version=1)
-        present = {
-            ("acme", name, 1): (msgspec.structs.replace(listing, name=name), module._Told(version, listing))
-            for name in names
-        }
+        told = module._Told(version, version.state, 0, ModelVisibility(Visibility.PRIVATE))
 
-        def changes(*_: object) -> object:
-            return [(key, listing, told) for key, (listing, told) in present.items() if key not in desk.reporter._told]
+        async def changes() -> AsyncGenerator[tuple[tuple[str, str, int], ModelListing, module._Told]]:
+            for name in names:
+                if ("acme", name, 1) not in desk.reporter._told:
+                    yield ("acme", name, 1), ModelListing(namespace="acme", name=name, version=1), told
 
         monkeypatch.setattr(desk.reporter, "_changes", changes)
         await desk.all()

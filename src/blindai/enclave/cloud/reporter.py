@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import msgspec
 import structlog
@@ -23,12 +25,13 @@ from blindai.wire.cloud import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from blindai.enclave.cloud.usage import Usage
     from blindai.enclave.line import Connection
-    from blindai.enclave.models.model_version import ModelVersion
+    from blindai.enclave.models.model_version import ModelVersion, State
     from blindai.enclave.models.repository import Repository
+    from blindai.wire.cloud import ModelVisibility
 
 # Counts are on their page a moment later; a report is one transaction of the control plane's.
 _PAUSE_SECONDS: Final = 2.0
@@ -42,6 +45,9 @@ _LAST_SECONDS: Final = 2.0
 _MAX_LISTING_BYTES: Final = 32 << 10
 _MAX_TENSORS: Final = 256
 
+# Versions that are looked at between two looks at requests: the event loop is theirs too.
+_SLICE: Final = 256
+
 # For the totals, and what a report is besides: `MAX_TOTALS` of some 200 bytes.
 _TOTALS_BYTES: Final = 384 << 10
 
@@ -49,11 +55,16 @@ _log = structlog.get_logger("blindai.enclave")
 _encoder = msgspec.json.Encoder()
 
 
+_Key: TypeAlias = tuple[str, str, int]
+
+
 class _Told(NamedTuple):
-    """What the control plane knows of a version, but for when it was used."""
+    """What the control plane knows of a version, of all that can change, but for when it was used."""
 
     version: ModelVersion
-    listing: ModelListing
+    state: State
+    queries: int
+    visibility: ModelVisibility
 
 
 class Reporter:
@@ -69,8 +80,8 @@ class Reporter:
         self._line = Line(connect, "the control plane")
         self._usage = usage
         self._repository = repository
-        self._told: dict[tuple[str, str, int], _Told] = {}
-        self._used_ns: dict[ModelVersion, tuple[int, int]] = {}
+        self._told: dict[_Key, _Told] = {}
+        self._used_ns: WeakKeyDictionary[ModelVersion, tuple[int, int]] = WeakKeyDictionary()
         self._first = True
         self._reported_ns = 0
         self._fault = ""
@@ -101,7 +112,7 @@ class Reporter:
             BlindAIError: the report was not taken; the next one has all of it.
         """
         totals = tuple(count.total for count in list(self._usage.touched)[:MAX_TOTALS])
-        listings, news = self._listings()
+        listings, news, more = await self._listings()
         silent_ns = elapsed_ns() - self._reported_ns
         if not (totals or listings or self._first or silent_ns >= SIGN_OF_LIFE_SECONDS * NS_PER_SECOND):
             return False
@@ -122,7 +133,7 @@ class Reporter:
                 self._told.pop(key, None)
             else:
                 self._told[key] = told
-        return len(totals) == MAX_TOTALS or len(listings) < self._changed
+        return more or len(totals) == MAX_TOTALS
 
     async def _report_forever(self) -> None:
         backoff = Backoff()
@@ -140,38 +151,36 @@ class Reporter:
                 backoff.reset()
                 await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _listings(self) -> tuple[tuple[ModelListing, ...], dict[tuple[str, str, int], _Told | None]]:
-        """What is to be said of models, as much of it as one report takes; and what will have been told then."""
+    async def _listings(self) -> tuple[tuple[ModelListing, ...], dict[_Key, _Told | None], bool]:
+        """What is to be said of models, as much as one report takes; what will have been told then; whether more is."""
+        listings: list[ModelListing] = []
+        news: dict[_Key, _Told | None] = {}
+        room = MAX_MESSAGE_BYTES - _TOTALS_BYTES
+        async with contextlib.aclosing(self._changes()) as changes:
+            async for key, listing, told in changes:
+                room -= len(_encoder.encode(listing))
+                if room < 0 or len(listings) == MAX_LISTINGS:
+                    return tuple(listings), news, True
+                listings.append(listing)
+                news[key] = told
+        return tuple(listings), news, False
+
+    async def _changes(self) -> AsyncGenerator[tuple[_Key, ModelListing, _Told | None]]:
         now = elapsed_ns()
         present = {
             (found.id.namespace, found.id.name, found.version): found for found in self._repository if not found.leased
         }
-        listings: list[ModelListing] = []
-        news: dict[tuple[str, str, int], _Told | None] = {}
-        room = MAX_MESSAGE_BYTES - _TOTALS_BYTES
-        self._changed = 0
-        for key, listing, told in self._changes(present, now):
-            self._changed += 1
-            room -= len(_encoder.encode(listing))
-            if room >= 0 and len(listings) < MAX_LISTINGS:
-                listings.append(listing)
-                news[key] = told
-        return tuple(listings), news
-
-    def _changes(
-        self, present: dict[tuple[str, str, int], ModelVersion], now: int
-    ) -> Iterator[tuple[tuple[str, str, int], ModelListing, _Told | None]]:
         for key in list(self._told):
             if key not in present:
-                self._used_ns.pop(self._told[key].version, None)
                 namespace, name, number = key
                 yield key, ModelListing(namespace=namespace, name=name, version=number, deleted=True), None
-        for key, version in present.items():
+        for index, (key, version) in enumerate(present.items()):
+            if index % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
             unused_ms = self._unused_ms(version, now)
-            listing = self._listing(version)
-            told = self._told.get(key)
-            if told is None or told.version is not version or told.listing != listing:
-                yield key, msgspec.structs.replace(listing, unused_ms=unused_ms), _Told(version, listing)
+            told = _Told(version, version.state, _queries(version), self._repository.visibility(version.id))
+            if told != self._told.get(key):
+                yield key, _listing(told, unused_ms), told
 
     def _unused_ms(self, version: ModelVersion, now: int) -> int:
         """Since its last query, or since it was first seen here; exact to the pause between two looks."""
@@ -181,24 +190,26 @@ class Reporter:
             seen = self._used_ns[version] = (queries, now)
         return (now - seen[1]) // NS_PER_MS
 
-    def _listing(self, version: ModelVersion) -> ModelListing:
-        who = self._repository.visibility(version.id)
-        described = version.description
-        listing = ModelListing(
-            namespace=version.id.namespace,
-            name=version.id.name,
-            version=version.version,
-            bytes=version.uploaded,
-            state=version.state,
-            inputs=tuple(spec.metadata for spec in described.inputs[:_MAX_TENSORS]),
-            outputs=tuple(spec.metadata for spec in described.outputs[:_MAX_TENSORS]),
-            visibility=who.visibility,
-            shared_with=who.shared_with,
-            queries=_queries(version),
-        )
-        if len(_encoder.encode(listing)) > _MAX_LISTING_BYTES:
-            return msgspec.structs.replace(listing, inputs=(), outputs=())
-        return listing
+
+def _listing(told: _Told, unused_ms: int) -> ModelListing:
+    version, who = told.version, told.visibility
+    described = version.description
+    listing = ModelListing(
+        namespace=version.id.namespace,
+        name=version.id.name,
+        version=version.version,
+        bytes=version.uploaded,
+        state=told.state,
+        inputs=tuple(spec.metadata for spec in described.inputs[:_MAX_TENSORS]),
+        outputs=tuple(spec.metadata for spec in described.outputs[:_MAX_TENSORS]),
+        visibility=who.visibility,
+        shared_with=who.shared_with,
+        queries=told.queries,
+        unused_ms=unused_ms,
+    )
+    if len(_encoder.encode(listing)) > _MAX_LISTING_BYTES:
+        return msgspec.structs.replace(listing, inputs=(), outputs=())
+    return listing
 
 
 def _queries(version: ModelVersion) -> int:
