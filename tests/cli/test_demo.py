@@ -13,6 +13,7 @@ from blindai.attestation.measure.simulated import measure_package
 from blindai.attestation.policy import Policy
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.demo.attacks import ATTACKS
+from blindai.demo.cloud import story as cloud
 from blindai.demo.custody import story as custody
 from blindai.demo.enclaves import install_back_door, served
 from blindai.demo.story import StoryFailed
@@ -92,3 +93,24 @@ def test_a_story_of_a_model_on_loan_that_goes_wrong(run: Run, monkeypatch: pytes
     ended = run("demo", "custody")
     assert ended.code == 1
     assert "the story went wrong: a clone was served" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("cloud", "--json"), ("--json", "cloud")])
+def test_the_story_of_a_cloud_for_machines(
+    run: Run, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "tell", lambda _: cloud.Summary(label=7, refusals=[cloud.Ended("a", "b.c", "d")]))
+    ended = run("demo", *arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert (ended.json["simulated"], ended.json["label"]) == (True, 7)
+    assert ended.json["refusals"] == [{"title": "a", "code": "b.c", "message": "d"}]
+
+
+def test_a_story_of_a_cloud_that_goes_wrong(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Console) -> cloud.Summary:
+        raise StoryFailed("a stranger was answered")
+
+    monkeypatch.setattr(cloud, "tell", fail)
+    ended = run("demo", "cloud")
+    assert ended.code == 1
+    assert "the story went wrong: a stranger was answered" in ended.err

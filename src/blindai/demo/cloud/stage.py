@@ -75,7 +75,7 @@ class Stage:
         console: where the audience looks.
         folder: `cloud/` lies in it, and the model.
         cloud, enclave: the processes.
-        model: the file that its owner uploads; the one with the weights lies beside it.
+        manifest: what everybody requires of an enclave.
     """
 
     def __init__(self, console: Console, folder: Path, stack: ExitStack) -> None:
@@ -84,9 +84,13 @@ class Stage:
         self.stack = stack
         self.cloud: Program
         self.enclave: Program
-        self.model = resnet18.write_model(folder)
         self.manifest = folder / "manifest.toml"
         self.manifest.write_text(local_policy().to_toml(), encoding="utf-8")
+
+    @cached_property
+    def model(self) -> Path:
+        """The model, in two files; they are made when they are first asked for."""
+        return resnet18.write_model(self.folder)
 
     # The operator of the cloud.
 

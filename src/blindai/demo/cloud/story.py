@@ -168,7 +168,7 @@ def _make_key(stage: Stage, people: Cast, summary: Summary) -> None:
 
 
 def _upload(stage: Stage, people: Cast, summary: Summary) -> None:
-    files = sorted(stage.folder.glob(f"{stage.model.name}*"))
+    files = sorted(stage.model.parent.glob(f"{stage.model.name}*"))
     stage.head(5, f"{OWNER} uploads a model of the shape of ResNet-18, as torch.onnx.export writes it: two files")
     for file in files:
         stage.say(f"{file.name:<20} {file.stat().st_size:>12,} bytes")
