@@ -10,7 +10,7 @@ from blindai.cloud.site import Site
 # Pages of the console that mails lead to.
 VERIFY_PATH: Final = "/verify"
 RESET_PATH: Final = "/reset"
-FORGOT_PATH: Final = "/forgot"
+FORGOTTEN_PATH: Final = "/forgotten"
 SIGN_IN_PATH: Final = "/sign-in"
 ACCOUNT_PATH: Final = "/account"
 
@@ -117,7 +117,7 @@ class Letters:
     def _not_you(self) -> tuple[str, str]:
         return (
             "If it was not you, choose a new password at once; that signs everybody out:",
-            f"{self._site.url}{FORGOT_PATH}",
+            f"{self._site.url}{FORGOTTEN_PATH}",
         )
 
     def _letter(self, email: str, subject: str, *parts: str) -> Message:
