@@ -85,7 +85,7 @@ def test_a_passkey_signs_in_until_it_is_removed(
     assert answer.header("location") == "/account?done=passkey-removed"
     assert small_scene.plane.people.passkeys(alice.id) == ()
     answer = alice.submit("/account", "/account/passkeys/remove", passkey=passkey)
-    assert (answer.status, "identity.passkey_unknown" in answer.text) == (400, True)
+    assert (answer.status, "identity.passkey_unknown" in answer.text) == (404, True)
 
 
 def test_nobody_removes_a_passkey_of_somebody_else(
@@ -93,7 +93,7 @@ def test_nobody_removes_a_passkey_of_somebody_else(
 ) -> None:
     passkey = with_passkey(alice)
     answer = bob.submit("/account", "/account/passkeys/remove", passkey=passkey)
-    assert (answer.status, "identity.passkey_unknown" in answer.text) == (400, True)
+    assert (answer.status, "identity.passkey_unknown" in answer.text) == (404, True)
     assert [one.id for one in small_scene.plane.people.passkeys(alice.id)] == [passkey]
 
 
@@ -118,7 +118,7 @@ def test_a_command_line_is_signed_out(small_scene: CloudScene, alice: Person, bo
     token = command_line(small_scene, alice)
     assert "laptop" in alice.get("/account").words
     answer = bob.submit("/account", "/account/tokens/revoke", token=token)
-    assert (answer.status, "identity.token_unknown" in answer.text) == (400, True)
+    assert (answer.status, "identity.token_unknown" in answer.text) == (404, True)
     answer = alice.submit("/account", "/account/tokens/revoke", token=token)
     assert answer.header("location") == "/account?done=token"
     assert small_scene.plane.people.tokens(alice.id) == ()

@@ -43,23 +43,23 @@ def test_whatever_is_no_approval_is_a_refusal(small_scene: CloudScene, alice: Pe
 @pytest.mark.parametrize("code", ["ABCD-EFGH", "x", "'; DROP--", "<script>", "a" * 3000])
 def test_a_wrong_code_stands_with_the_reason(alice: Person, code: str) -> None:
     answer = alice.get(f"/device?code={code}")
-    assert answer.status == 400
+    assert answer.status == 404
     place = answer.text[answer.text.index('id="code-wrong"') :]
     assert "device.code" in place[: place.index("</small>")]
     assert "<script>" not in answer.text
-    assert alice.submit("/device", "/device", code=code, decision="approve").status == 400
+    assert alice.submit("/device", "/device", code=code, decision="approve").status == 404
 
 
 def test_a_code_is_decided_about_once(small_scene: CloudScene, alice: Person, bob: Person) -> None:
     codes = small_scene.plane.people.device_codes("laptop", address=PLACE)
     alice.submit("/device", "/device", code=codes.user_code, decision="deny")
     answer = bob.submit("/device", "/device", code=codes.user_code, decision="approve")
-    assert (answer.status, "device.code" in answer.text) == (400, True)
+    assert (answer.status, "device.code" in answer.text) == (404, True)
 
 
 def test_guessing_codes_is_slowed(alice: Person) -> None:
     statuses = [alice.get(f"/device?code=ABCD-EFG{letter}").status for letter in "BCDFGHJKLMNPQ"]
-    assert statuses[0] == 400
+    assert statuses[0] == 404
     assert statuses[-1] == 429
 
 
