@@ -192,12 +192,13 @@ def _token(plane: ControlPlane, user: str) -> str:
 def _revoked(one: Cloud, *, cut: bool) -> Times:
     """Revoke a key while queries run, and wait for the first that is refused."""
     key = one.key(Scope.QUERY)
-    connection = one.interface()
     with one.client(key) as client:
         _await_served(client)
         until = time.monotonic() + _QUESTIONS_SECONDS * (1 + secrets.randbelow(1000) / 1000)
         while time.monotonic() < until:
             client.predict(_MODEL, _INPUT)
+        connection = one.interface()
+        client.predict(_MODEL, _INPUT)
         answered = began = time.monotonic()
         one.revoke(key, connection)
         if cut:
