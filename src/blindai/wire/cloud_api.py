@@ -11,7 +11,8 @@
     GET    /namespaces/{namespace}/models                    -> ModelList
     GET    /namespaces/{namespace}/usage                     -> UsageReport
 
-All but the first three take an access token as a bearer token (RFC 6750). Times are RFC 3339, in UTC.
+All but the first three take an access token as a bearer token (RFC 6750). Times are RFC 3339, in UTC. The same for
+machines, with all refusals, is at `/openapi.json` below the same prefix.
 """
 
 from __future__ import annotations
