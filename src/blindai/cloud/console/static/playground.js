@@ -296,6 +296,7 @@
     const page = document.querySelector("[data-playground]");
     const [said, button] = [element("said"), element("ask")];
     page.hidden = false;
+    element("no-scripts").hidden = true;
     const drawing = new Drawing(element("drawing"), () => {});
     drawing.changed = () => {
       preview(drawing.pixels());
