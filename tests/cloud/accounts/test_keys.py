@@ -33,7 +33,7 @@ def test_a_key_is_shown_once_and_kept_as_a_digest(world: World, own: tuple[str, 
     entry = created.entry
     assert (entry.id, entry.namespace, entry.name, entry.scopes) == (key.id, own[1], "laptop", ("query", "upload"))
     assert (entry.created_at, entry.expires_at) == (now, now + timedelta(days=30))
-    assert (entry.used_at, entry.revoked_at) == (None, None)
+    assert (entry.used_at, entry.revoked_at, entry.made_by) == (None, None, own[0])
     assert world.accounts.keys(*own) == (entry,)
     (row,) = world.rows(tables.api_keys, id=key.id)
     assert row.digest == key.digest
