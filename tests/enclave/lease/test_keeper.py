@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from blindai.enclave import line
 from blindai.enclave.clock import elapsed_ns
 from blindai.enclave.config import EnclaveConfig, Runtime, Timeouts
 from blindai.enclave.engine import Session
-from blindai.enclave import line
 from blindai.enclave.lease import gate, keeper
 from blindai.enclave.lease.state import Phase
 from blindai.enclave.models.model_version import ModelVersion
