@@ -11,7 +11,7 @@ import pytest
 
 from blindai.attestation.result import AttestationResult, Mode, Status
 from blindai.channel.http1 import Answer
-from blindai.client.calls import Call, Calls
+from blindai.client.calls import Call, Calls, wanted_visibility
 from blindai.client.model_file import ModelBody
 from blindai.errors import (
     AuthenticationError,
@@ -26,6 +26,7 @@ from blindai.errors import (
     QuotaExceeded,
     Unavailable,
 )
+from blindai.wire.api_key import ApiKey
 from blindai.wire.tensor import Tensor
 
 RESULT = AttestationResult(status=Status.AFFIRMING, checks=(), mode=Mode.FRESH, policy_digest="")
@@ -57,6 +58,11 @@ def answer(status: int, content: bytes, **headers: str) -> Answer:
         (CALLS.unload("acme/m"), "POST /v2/repository/models/acme/m/unload HTTP/1.1"),
         (CALLS.delete("acme/m"), "DELETE /v2/repository/models/acme/m HTTP/1.1"),
         (CALLS.delete("acme/m", "7"), "DELETE /v2/repository/models/acme/m?version=7 HTTP/1.1"),
+        (CALLS.visibility("acme/m"), "GET /v2/repository/models/acme/m/visibility HTTP/1.1"),
+        (
+            CALLS.set_visibility("acme/m", wanted_visibility("public", ())),
+            "PUT /v2/repository/models/acme/m/visibility HTTP/1.1",
+        ),
         (CALLS.infer("acme/m", []), "POST /v2/models/acme/m/infer HTTP/1.1"),
         (CALLS.infer("acme/m", [], version="2"), "POST /v2/models/acme/m/versions/2/infer HTTP/1.1"),
     ],
@@ -68,6 +74,26 @@ def test_request_lines(call: Call[Any], line: str) -> None:
     fields = dict(header.split(": ") for header in headers)
     assert int(fields.get("Content-Length", "0")) == len(body(call))
     assert "Authorization" not in fields
+
+
+def test_what_is_asked_for_when_a_model_is_shared() -> None:
+    call = CALLS.set_visibility("acme/m", wanted_visibility("shared", ["clinic", "lab", "clinic"]))
+    assert json.loads(body(call)) == {"visibility": "shared", "shared_with": ["clinic", "lab"]}
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    refusal = answer(429, b'{"error": "later", "code": "quota.requests_per_minute"}', retry_after="12")
+    with pytest.raises(QuotaExceeded) as caught:
+        CALLS.server().read(refusal, RESULT)
+    assert caught.value.retry_after == 12
+
+
+def test_a_key_of_a_cloud_is_checked_and_trimmed() -> None:
+    key = ApiKey.new().text
+    assert f"Authorization: Bearer {key}" in lines(Calls("host:9443", f" {key}\n").server())
+    with pytest.raises(AuthenticationError) as caught:
+        Calls("host:9443", f"{key[:7]}{key[7:].swapcase()}")
+    assert caught.value.code == "authentication.key_format"
 
 
 def test_the_api_key_is_a_bearer_token() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blindai.attestation.policy import Policy
 from blindai.client.destination import resolve_address
 from blindai.client.profile import Address, Profile, profile_path, resolve_policy
-from blindai.errors import ConfigurationError
+from blindai.errors import BlindAIError, ConfigurationError
 
 MANIFEST = """version = 1
 accepted_tees = ["intel-sgx"]
@@ -253,6 +253,46 @@ def test_what_cannot_be_used_is_not_saved(tmp_path: Path) -> None:
             profile.save(path)
         assert caught.value.code == code
     assert Profile.load(path).addr == "https://enclave.example:9443"
+
+
+def test_a_cloud_is_kept_in_one_form(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    Profile(
+        cloud="Cloud.Example:443",
+        fingerprint=":".join(["AB"] * 32),
+        account="acme",
+        endpoint="https://enclave.example",
+    ).save(path)
+    assert Profile.load(path) == Profile(
+        cloud="https://cloud.example",
+        fingerprint="ab" * 32,
+        account="acme",
+        endpoint="https://enclave.example:9443",
+    )
+    Profile(cloud="https://cloud.example:9447").save(path)
+    assert Profile.load(path).cloud == "https://cloud.example:9447"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"cloud": "http://cloud.example"}, "configuration.address"),
+        ({"cloud": "https://cloud.example/console"}, "configuration.address"),
+        ({"fingerprint": "ab" * 31}, "configuration.fingerprint"),
+        ({"fingerprint": "\u0661" * 64}, "configuration.fingerprint"),
+        ({"account": "Acme"}, "account.name"),
+        ({"account": "\u0430cme"}, "account.name"),
+        ({"account": "a"}, "account.name"),
+        ({"account": "acme\n"}, "account.name"),
+        ({"endpoint": "ftp://enclave.example"}, "configuration.address"),
+    ],
+)
+def test_a_cloud_that_cannot_be_used_is_not_saved(tmp_path: Path, settings: dict[str, str], code: str) -> None:
+    path = tmp_path / "profile.toml"
+    with pytest.raises(BlindAIError) as caught:
+        Profile(**settings).save(path)
+    assert caught.value.code == code
+    assert not path.exists()
 
 
 def test_profile_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from blindai.wire.cloud_api import DeviceCodes
 
 # As `wire.cloud_api.Label` has it.
-_MAX_NAME: int = 64
+_MAX_NAME: Final = 64
 
 
 def login(
@@ -176,8 +177,9 @@ def _with_consent(
         profile = _settled(plane, profile, name)
         Credentials(profile.cloud).keep_token(token)
     except BlindAIError:
-        # Nobody will use it.
-        plane.with_token(token).give_back_token()
+        # Nobody will use it; and why is worth more than whether that worked.
+        with contextlib.suppress(BlindAIError):
+            plane.with_token(token).give_back_token()
         raise
     return profile, {"account": name, "email": harmless(found.email)}
 
