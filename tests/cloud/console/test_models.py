@@ -31,6 +31,7 @@ def test_no_model_yet_and_how_to_upload_one(alice: Person) -> None:
     answer = alice.get("/accounts/alice/models")
     assert "No model yet" in answer.words
     assert "blindai models upload model.onnx --id alice/resnet18" in answer.words
+    assert "blindai keys create laptop --account alice --scope query --scope upload --store" in answer.words
     # No enclave has said where it is.
     assert 'Connection("https://..."' in answer.words
 

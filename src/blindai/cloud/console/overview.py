@@ -65,10 +65,10 @@ async def overview_page(visit: Visit) -> Response:
     )
 
 
-async def endpoint(visit: Visit) -> Endpoint | None:
-    """The endpoint that has the account's models; None while no enclave is there."""
+async def endpoint(visit: Visit, namespace: str = "") -> Endpoint | None:
+    """The endpoint that has the models of `namespace`, else of the page's account; None while no enclave is there."""
     directory = await visit.ask(visit.plane.fleet.directory, visit.plane.site.name)
-    return directory.home(visit.namespace)
+    return directory.home(namespace or visit.namespace)
 
 
 ADDRESSES: Final = (

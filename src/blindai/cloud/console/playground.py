@@ -46,12 +46,13 @@ async def playground_page(visit: Visit) -> Response:
     """The page, with a policy of its own."""
     listed = await visit.ask(visit.plane.fleet.models, visit.namespace)
     models = choices(one.listing for one in listed)
+    chosen = visit.query("model") or next(iter(models), "")
     let_connect(visit.request, PROXY)
     return visit.page(
         "playground.html",
         models=models,
-        chosen=visit.query("model") or next(iter(models), ""),
-        endpoint=await endpoint(visit),
+        chosen=chosen,
+        endpoint=await endpoint(visit, chosen.partition("/")[0]),
         port=DEFAULT_PORT,
     )
 
