@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from msgspec import UNSET
 
 from blindai import Connection
 from blindai.attestation.attesters import detection
@@ -23,7 +22,7 @@ from blindai.attestation.evidence import TEE, DeviceKind
 from blindai.attestation.simulated.intel import SimulatedIntel
 from blindai.attestation.simulated.root import SimulatedRoot
 from blindai.cli import serve
-from blindai.enclave.config import Custody
+from blindai.enclave.config import Cloud, Custody, EnclaveConfig
 from fake_machine import FakeMachine
 from fake_tsm import FakeTsm, TdxGuest
 
@@ -154,12 +153,12 @@ def test_it_says_what_it_found_before_it_uses_it(run: Run, monkeypatch: pytest.M
 
 def test_it_says_why_it_runs_on_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     why = ("not SGX: there is no Gramine", "tdx: the kernel says so")
-    serve._announcer(Platform.TDX, why, custody=UNSET, simulated=False, as_json=False)("::1", 9443)
+    serve._announcer(Platform.TDX, why, EnclaveConfig(), simulated=False, as_json=False)("::1", 9443)
     shown = capsys.readouterr().err
     assert shown.startswith("serving at https://[::1]:9443 on tdx")
     assert "SIMULATED" not in shown
     assert "--simulation" not in shown
-    serve._announcer(Platform.TDX, why, custody=UNSET, simulated=False, as_json=True)("::1", 9443)
+    serve._announcer(Platform.TDX, why, EnclaveConfig(), simulated=False, as_json=True)("::1", 9443)
     announced = json.loads(capsys.readouterr().out)
     assert announced == {"address": "https://[::1]:9443", "platform": "tdx", "why": list(why), "simulated": False}
 
@@ -168,12 +167,20 @@ def test_it_says_whose_model_it_has_on_loan(capsys: pytest.CaptureFixture[str]) 
     custody = Custody(
         address="custodian.example:9444", public_key="ab" * 32, lease="lease-aaaaaaaaaaaaaaaa", model_id="acme/scorer"
     )
-    serve._announcer(Platform.TDX, (), custody=custody, simulated=True, as_json=False)("::1", 9443)
+    serve._announcer(Platform.TDX, (), EnclaveConfig(custody=custody), simulated=True, as_json=False)("::1", 9443)
     shown = capsys.readouterr().err
     assert "acme/scorer, from the custodian at custodian.example:9444" in shown
     assert "SIMULATED" in shown
-    serve._announcer(Platform.TDX, (), custody=custody, simulated=True, as_json=True)("::1", 9443)
+    serve._announcer(Platform.TDX, (), EnclaveConfig(custody=custody), simulated=True, as_json=True)("::1", 9443)
     assert json.loads(capsys.readouterr().out)["leased"] == "acme/scorer"
+
+
+def test_it_says_whose_word_decides_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    cloud = Cloud(address="control.example:9446", public_key="ab" * 32, endpoint="https://enclave.example:9443")
+    serve._announcer(Platform.TDX, (), EnclaveConfig(cloud=cloud), simulated=False, as_json=False)("::1", 9443)
+    assert "whose control plane at control.example:9446 says who may do what" in capsys.readouterr().err
+    serve._announcer(Platform.TDX, (), EnclaveConfig(cloud=cloud), simulated=False, as_json=True)("::1", 9443)
+    assert json.loads(capsys.readouterr().out)["cloud"] == "control.example:9446"
 
 
 def test_a_sealed_model_without_a_custodian(program: Run) -> None:
@@ -194,6 +201,8 @@ def test_where_only_the_client_is_installed(
     run: Run, monkeypatch: pytest.MonkeyPatch, missing: str, command: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)  # to the import system: it is not there
+    # What needs it may have been imported by another test.
+    monkeypatch.delitem(sys.modules, "blindai.enclave.engines.onnxruntime", raising=False)
     ended = run(command, "--json")
     assert (ended.code, ended.json["error"]["code"]) == (2, "configuration.server_missing")
     assert ended.json["error"]["hint"] == "pip install 'blindai[server]'"

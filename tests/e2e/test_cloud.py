@@ -137,6 +137,14 @@ def test_a_key_uploads_queries_and_shares_and_counts_are_reported(cloud: Cloud) 
     assert (report.models, report.bytes, sum(hour.uploads for hour in report.hours)) == (1, len(MODEL), 1)
 
 
+def test_a_receipt_is_signed_for_whoever_may_query(cloud: Cloud) -> None:
+    with cloud.connect(cloud.scene.key(cloud.alice, "alice")) as alice:
+        uploaded = alice.upload_model(MODEL, model_id="alice/signed")
+        signed = alice.predict("alice/signed", SECRET, sign=True)
+    assert signed.receipt is not None
+    assert signed.receipt.model_digest == uploaded.sha256
+
+
 def test_the_enclave_stands_in_the_directory_as_its_evidence_says(cloud: Cloud) -> None:
     (endpoint,) = cloud.scene.plane.fleet.directory("a cloud").endpoints
     assert (endpoint.address, endpoint.simulated) == (ENDPOINT, True)
