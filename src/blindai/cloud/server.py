@@ -85,8 +85,9 @@ class CloudServer:
         self._fleet = plane.fleet
         self._enclave_policy = policy
         self._tls = tls
-        self._calls = DatabaseCalls()
-        service = EnclaveService(plane.fleet, self._calls)
+        self._questions = DatabaseCalls()
+        self._reports = DatabaseCalls()
+        service = EnclaveService(plane.fleet, questions=self._questions, reports=self._reports)
         self._enclaves = HttpPort(service.application, ENCLAVE_LIMITS)
         self._protocols = ReceivingProtocols(ReceivingEnd(plane.sign, plane.public_key, self._policy, self._admit))
         self._people = HttpPort(application(plane), PEOPLE_LIMITS)
@@ -113,7 +114,8 @@ class CloudServer:
         """Take nothing new, answer who waits, and let transactions finish."""
         self._protocols.close()
         await asyncio.gather(self._enclaves.stop(SHUTDOWN_SECONDS), self._people.stop(SHUTDOWN_SECONDS))
-        await asyncio.to_thread(self._calls.close)
+        for calls in (self._questions, self._reports):
+            await asyncio.to_thread(calls.close)
         _log.info("stopped")
 
     async def _policy(self, audience: str) -> Policy:
@@ -127,5 +129,5 @@ class CloudServer:
         return self._enclave_policy
 
     async def _admit(self, caller: Caller) -> None:
-        await self._calls(self._fleet.admit, caller)
+        await self._reports(self._fleet.admit, caller)
         _log.info("admitted", instance=caller.instance)

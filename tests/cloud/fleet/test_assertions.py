@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from blindai.cloud import tables
 from blindai.cloud.fleet import assertions
-from blindai.errors import PermissionDenied
+from blindai.errors import PermissionDenied, Unavailable
 from blindai.wire import cloud as wire
 from blindai.wire.api_key import ApiKey
 from blindai.wire.cloud import Scope
@@ -104,6 +104,17 @@ def test_the_last_use_of_a_key_is_noted_once_in_a_minute(
     scene.clock.shift = assertions.USED_SECONDS + 2
     enclave.ask(tenant.key)
     assert used_at(scene, tenant.key) > first
+
+
+def test_an_answer_does_not_rest_on_noting_the_use(
+    scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: object, **__: object) -> None:
+        raise Unavailable("others hold the locks", code="unavailable.database_contended")
+
+    monkeypatch.setattr(assertions, "mark_used", held)
+    assert len(enclave.ask(tenant.key).assertions) == 1
+    assert used_at(scene, tenant.key) is None
 
 
 def test_who_was_not_attested_is_told_nothing(scene: CloudScene, tenant: Tenant) -> None:

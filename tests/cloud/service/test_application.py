@@ -16,7 +16,7 @@ from blindai.errors import BlindAIError, CustodianError
 from blindai.wire import cloud as wire
 from blindai.wire.problems import PROBLEMS
 from calling_instance import Line
-from cloud_scene import CloudScene, PlayedEnclave, RunningCloud, Tenant, question
+from cloud_scene import CloudScene, PlayedEnclave, RunningCloud, Tenant, eventually, question
 from lease_enclaves import Platform
 
 PATHS = (wire.AUTHORISATIONS, wire.REPORTS)
@@ -155,14 +155,17 @@ def test_a_failure_of_ours_is_an_incident_and_shows_nothing(
     monkeypatch.setattr(shared.scene.plane.fleet, "_database", None)
     with capture_logs() as logs:
         _refused(line, wire.REPORTS, b"{}", 500, "internal")
-    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["incident"]
+        # It is written down once it has been answered.
+        eventually(lambda: [one["event"] for one in logs if one["log_level"] == "error"] == ["incident"])
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_back(
     shared: RunningCloud, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.server._calls, "_free", 0)
+    monkeypatch.setattr(shared.server._reports, "_free", 0)
     _refused(line, wire.REPORTS, b"{}", 503, "busy")
+    # Whoever asks does not wait behind those who report.
+    line.ask(wire.AUTHORISATIONS, question("ab" * 32), wire.AuthorisationAnswer)
 
 
 def test_no_word_of_a_message_comes_into_the_log(line: Line, tenant: Tenant) -> None:

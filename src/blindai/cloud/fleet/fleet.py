@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from blindai.cloud.fleet import assertions, instances, models, usage
 from blindai.cloud.fleet.instances import InstanceView
+from blindai.errors import Unavailable
 from blindai.web.database import retrying
 from blindai.wire.cloud import (
     AuthorisationAnswer,
@@ -73,9 +75,9 @@ class Fleet:
         with self._database.read() as connection:
             last_seen = instances.require_admitted(connection, instance)
             found = assertions.find(connection, instance, asked, now=now)
-        # Seldom, and nothing rests on it: most questions only read, and wait for nobody.
+        # Seldom, and no answer rests on it: most questions only read, and wait for nobody.
         if found.unmarked or last_seen <= now - instances.TOUCH_SECONDS:
-            with self._database.write() as connection:
+            with suppress(Unavailable), self._database.write() as connection:
                 assertions.mark_used(connection, found.unmarked, now=int(now))
                 instances.touch(connection, instance, int(now))
         return AuthorisationAnswer(

@@ -43,12 +43,13 @@ class EnclaveService:
 
     Args:
         fleet: what is asked.
-        calls: where its calls run.
+        questions, reports: where calls run. A question only reads: it must not wait behind reports that wait to write.
     """
 
-    def __init__(self, fleet: Fleet, calls: DatabaseCalls) -> None:
+    def __init__(self, fleet: Fleet, *, questions: DatabaseCalls, reports: DatabaseCalls) -> None:
         self._fleet = fleet
-        self._calls = calls
+        self._questions = questions
+        self._reports = reports
         self.application = Starlette(
             routes=[
                 Route(wire.AUTHORISATIONS, self._authorise, methods=["POST"]),
@@ -65,11 +66,11 @@ class EnclaveService:
 
     async def _authorise(self, request: Request) -> Response:
         message = await _read(request, wire.AuthorisationRequest)
-        return _answer(await self._calls(self._fleet.authorise, _caller(request).instance, message))
+        return _answer(await self._questions(self._fleet.authorise, _caller(request).instance, message))
 
     async def _report(self, request: Request) -> Response:
         message = await _read(request, wire.Report)
-        return _answer(await self._calls(self._fleet.report, _caller(request).instance, message))
+        return _answer(await self._reports(self._fleet.report, _caller(request).instance, message))
 
 
 async def _read(request: Request, kind: type[Message]) -> Message:
