@@ -312,6 +312,14 @@ def test_a_challenge_is_kept_under_the_digest_of_its_cookie(world: PeopleWorld) 
     assert not any(visitor in str(value) for row in rows for value in row)
 
 
+def test_a_passkey_has_the_id_that_its_authenticator_says() -> None:
+    made, used = json.loads(a_response("made")), json.loads(a_response("used"))
+    for other in (b"another id", b"x" * 1024):
+        made["id"] = made["rawId"] = used["id"] = used["rawId"] = encoded(other)
+        assert code_of(authenticators.registered, SITE, CHALLENGE, json.dumps(made)) == "identity.passkey"
+    assert code_of(authenticators.presented, json.dumps(used)) == "identity.passkey"
+
+
 def a_response(kind: str) -> str:
     device = SoftwareAuthenticator(SITE.url)
     made = device.create(authenticators.creation_options(SITE, CHALLENGE, user_id="user-a", email="a@b.c"))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from account_world import new_name
 from blindai.cloud import tables
+from blindai.cloud.identity.rates import MAILS
 from blindai.errors import AuthenticationError
 from blindai.web.sessions import IDLE_SECONDS, LIFETIME_SECONDS, TOUCH_SECONDS
 from blindai.web.throttle import ACCOUNT, PAIR, Throttled
@@ -140,6 +141,37 @@ def test_no_secret_of_a_session_or_password_is_kept(world: PeopleWorld) -> None:
         for table in tables.metadata.tables.values():
             for row in connection.execute(sa.select(table)):
                 assert not any(secret in str(value) for value in row for secret in secrets), table.name
+
+
+def test_a_password_that_changes_while_it_is_checked_is_the_old_one(
+    world: PeopleWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = world.user()
+    session = world.sign_in(user)
+    world.people.request_reset(user.email, address=world.place)
+    link, verify = world.link(user.email), world.passwords.verify
+
+    def meanwhile(stored: str | None, password: str) -> str | None:
+        monkeypatch.undo()
+        checked = verify(stored, password)
+        world.people.reset(link, OTHER)
+        return checked
+
+    monkeypatch.setattr(world.passwords, "verify", meanwhile)
+    assert code_of(world.sign_in, user) == "authentication.password"
+    assert world.people.user_of(session.id) is None
+    world.people.request_reset(user.email, address=world.place)
+    link = world.link(user.email)
+    monkeypatch.setattr(world.passwords, "verify", meanwhile)
+    changed = code_of(world.people.change_password, user.id, OTHER, f"{OTHER} again", keep="")
+    assert changed == "authentication.password"
+
+
+def test_whoever_signs_in_unverified_again_and_again_gets_so_many_mails(world: PeopleWorld) -> None:
+    email = world.sign_up()
+    for _ in range(MAILS.size + 1):
+        assert code_of(world.people.sign_in, email, PASSWORD, address=world.place) == "identity.unverified"
+    assert len(world.mails(email)) == MAILS.size
 
 
 @pytest.fixture
