@@ -17,9 +17,4 @@ def require_label(name: str, *, code: str) -> None:
     try:
         msgspec.convert(name, Label)
     except msgspec.ValidationError:
-        seen = False
-    else:
-        # Half of a surrogate pair is a character to Python, and to no database.
-        seen = name.isprintable()
-    if not seen:
-        raise InvalidInput("a name has 1 to 64 characters, all of which can be seen", code=code)
+        raise InvalidInput("a name has 1 to 64 characters, all of which can be seen", code=code) from None
