@@ -172,3 +172,32 @@ def test_who_cannot_connect_says_why() -> None:
         assert caught.value.code == "unavailable.connect"
 
     asyncio.run(test())
+
+
+def test_a_line_may_be_opened_before_it_is_used() -> None:
+    async def main() -> None:
+        async def post(body: bytes) -> Answer:
+            return answer(STATUS)
+
+        peer = Peer(post)
+        line = Line(peer.connect)
+        await line.open()
+        await line.open()
+        await ask(line)
+        assert peer.connected == 1
+        line.cut()
+        await line.open()
+        assert peer.connected == 2
+
+    asyncio.run(main())
+
+
+def test_errors_call_the_other_end_by_its_name() -> None:
+    async def main() -> None:
+        async def post(body: bytes) -> Answer:
+            return answer(b"no JSON")
+
+        with pytest.raises(Unavailable, match="the answer of the control plane cannot be read"):
+            await ask(Line(Peer(post).connect, "the control plane"))
+
+    asyncio.run(main())
