@@ -215,6 +215,7 @@ def test_keys_from_the_first_to_the_last_day(cloud: ClientCloud) -> None:
     plane = cloud.plane(cloud.scene.access_token(tenant.user))
     account = plane.account()
     assert (account.email, [one.namespace for one in account.namespaces]) == ("keysmith@example.com", ["keysmith"])
+    cloud.scene.clock.shift += 1  # times are whole seconds, and the newest comes first
     created = plane.create_key("keysmith", NewKey(name="laptop", scopes=(Scope.QUERY,), expires_in_days=3))
     key = ApiKey.parse(created.api_key)
     assert (created.entry.id, created.entry.scopes, "bai_sk_" in repr(created)) == (key.id, (Scope.QUERY,), True)
