@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Barrier
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from account_world import Staff, World
 from blindai.cloud import tables
 from blindai.cloud.accounts import Action, Member, Role, members
 from blindai.errors import BlindAIError, InvalidInput, PermissionDenied, QuotaExceeded
+from blindai.web.database import retrying
 
 
 def in_force(world: World, key: str) -> bool:
