@@ -119,6 +119,28 @@ def test_of_two_admins_who_go_at_once_one_stays(world: World) -> None:
         assert sorted(pool.map(go, [staff.admin, staff.developer])) == ["", "account.last_admin"]
 
 
+def test_of_two_admins_who_leave_the_cloud_at_once_one_stays(world: World) -> None:
+    staff = world.staff()
+    world.accounts.set_role(staff.admin, staff.namespace, staff.developer, Role.ADMIN)
+    both = Barrier(2)
+
+    @retrying
+    def leave(user: str) -> None:
+        with world.database.write() as connection:
+            world.accounts.left(connection, user)
+
+    def outcome(user: str) -> str:
+        both.wait()
+        try:
+            leave(user)
+        except BlindAIError as error:
+            return error.code
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(outcome, [staff.admin, staff.developer])) == ["", "account.last_admin"]
+
+
 @pytest.mark.parametrize(
     "member", ["", "user-aaaaaaaaaaaaaaaa", "' OR 1=1 --", "\x00", "\ud800", "user-\r\nSet-Cookie"]
 )
