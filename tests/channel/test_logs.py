@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -12,11 +11,15 @@ import structlog
 from blindai.channel.logs import configure_logs
 
 
-@pytest.fixture(autouse=True)
-def own_configuration() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+def test_a_logger_that_was_used_before_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Modules make theirs when they are imported, and some write before the log is set up."""
+    logger, stream = structlog.get_logger("test"), io.StringIO()
+    configure_logs(io.StringIO(), as_json=False)
+    logger.info("before")
+    configure_logs(stream, as_json=True)
+    logger.info("after")
+    assert json.loads(stream.getvalue())["event"] == "after"
+    assert not capsys.readouterr().out
 
 
 def test_json_lines() -> None:

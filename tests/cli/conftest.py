@@ -63,10 +63,7 @@ def program(folder: Path) -> Run:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, which saves the second that Python takes to start.
-
-    Not for `serve`: it sets up the log of its whole process, which would outlive the test.
-    """
+    """Runs a command in this process, which saves the second that Python takes to start."""
     monkeypatch.chdir(folder)
     runner = CliRunner()
 

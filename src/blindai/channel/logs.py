@@ -40,5 +40,4 @@ def configure_logs(stream: TextIO, *, as_json: bool, debug: bool = False) -> Non
         ],
         wrapper_class=structlog.make_filtering_bound_logger("debug" if debug else "info"),
         logger_factory=lambda *_: _Lines(stream),
-        cache_logger_on_first_use=True,
     )

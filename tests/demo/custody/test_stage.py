@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from blindai.demo.custody import processes
+from blindai.demo import processes
 from blindai.demo.custody.stage import entropy, own_chip, staged
 from blindai.errors import Unavailable
 
