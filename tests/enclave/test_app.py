@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,9 +22,29 @@ JSON_ONES = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,1
 Start = Callable[..., RunningServer]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """One for all tests that leave it as it was: the default configuration, and `model`."""
+    running = RunningServer(EnclaveConfig(), OnnxRuntimeEngine(), simulated=False)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
 def model(server: RunningServer, adder: bytes) -> str:
     assert server.upload("acme/add", adder).status == 201
+    return "acme/add"
+
+
+@pytest.fixture
+def own_server(start_server: Start) -> RunningServer:
+    """For a test that changes or counts what is there."""
+    return start_server()
+
+
+@pytest.fixture
+def own_model(own_server: RunningServer, adder: bytes) -> str:
+    assert own_server.upload("acme/add", adder).status == 201
     return "acme/add"
 
 
@@ -37,11 +57,11 @@ def test_the_server_tells_what_it_is(server: RunningServer) -> None:
     assert "binary_tensor_data" in response.json["extensions"]
 
 
-def test_health(server: RunningServer) -> None:
-    assert server.request("GET", "/v2/health/live").json == {"live": True}
-    assert server.request("GET", "/v2/health/ready").json == {"ready": True}
-    server.call(server.application.stop)
-    stopping = server.request("GET", "/v2/health/ready")
+def test_health(own_server: RunningServer) -> None:
+    assert own_server.request("GET", "/v2/health/live").json == {"live": True}
+    assert own_server.request("GET", "/v2/health/ready").json == {"ready": True}
+    own_server.call(own_server.application.stop)
+    stopping = own_server.request("GET", "/v2/health/ready")
     assert (stopping.status, stopping.json) == (503, {"ready": False})
 
 
@@ -79,12 +99,12 @@ def test_a_query_string_changes_nothing(server: RunningServer, model: str) -> No
     assert server.request("POST", f"/v2/models/{model}/infer?x=1", JSON_ONES).status == 200
 
 
-def test_statistics_count(server: RunningServer, model: str) -> None:
+def test_statistics_count(own_server: RunningServer, own_model: str) -> None:
     for _ in range(5):
-        server.request("POST", f"/v2/models/{model}/infer", JSON_ONES)
-    server.request("POST", f"/v2/models/{model}/infer", b"{}")
-    for target in (f"/v2/models/{model}/stats", f"/v2/models/{model}/versions/1/stats", "/v2/models/stats"):
-        (stats,) = server.request("GET", target).json["model_stats"]
+        own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES)
+    own_server.request("POST", f"/v2/models/{own_model}/infer", b"{}")
+    for target in (f"/v2/models/{own_model}/stats", f"/v2/models/{own_model}/versions/1/stats", "/v2/models/stats"):
+        (stats,) = own_server.request("GET", target).json["model_stats"]
         assert (stats["inference_count"], stats["execution_count"]) == (5, 5)
         assert stats["inference_stats"]["success"]["count"] == 5
         assert stats["inference_stats"]["success"]["ns"] >= stats["inference_stats"]["compute_infer"]["ns"] > 0
@@ -92,11 +112,11 @@ def test_statistics_count(server: RunningServer, model: str) -> None:
         assert stats["last_inference"] > 0
 
 
-def test_metrics_name_no_model(server: RunningServer, model: str) -> None:
-    server.request("POST", f"/v2/models/{model}/infer", JSON_ONES)
-    server.request("POST", f"/v2/models/{model}/infer", b"{}")
-    server.request("GET", "/nowhere-secret")
-    response = server.request("GET", "/metrics")
+def test_metrics_name_no_model(own_server: RunningServer, own_model: str) -> None:
+    own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES)
+    own_server.request("POST", f"/v2/models/{own_model}/infer", b"{}")
+    own_server.request("GET", "/nowhere-secret")
+    response = own_server.request("GET", "/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     text = response.body.decode()
     assert 'blindai_inferences_total{path="worker"} 1.0' in text
@@ -122,43 +142,43 @@ def test_head_is_get_without_a_body(server: RunningServer) -> None:
 # Models come and go.
 
 
-def test_versions_and_the_default(server: RunningServer, model: str, adder: bytes) -> None:
-    assert server.upload(model, adder).json["version"] == "2"
-    assert server.upload(f"{model}?version=7", adder).json["version"] == "7"
-    assert server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).json["model_version"] == "7"
-    server.upload(f"{model}?version=7", adder).assert_problem(409, "model.version_exists")
-    assert server.request("POST", f"/v2/repository/models/{model}/unload?version=7").status == 200
-    assert server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).json["model_version"] == "2"
-    assert server.request("GET", f"/v2/models/{model}").json["versions"] == ["1", "2"]
-    assert server.request("DELETE", f"/v2/repository/models/{model}?version=2").status == 200
-    assert server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).json["model_version"] == "1"
-    assert server.request("DELETE", f"/v2/repository/models/{model}").status == 200
-    server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).assert_problem(404, "model.not_found")
-    server.request("DELETE", f"/v2/repository/models/{model}").assert_problem(404, "model.not_found")
-    assert server.index() == []
-    server.eventually(lambda: server.application.repository.memory.used == 0)
+def test_versions_and_the_default(own_server: RunningServer, own_model: str, adder: bytes) -> None:
+    assert own_server.upload(own_model, adder).json["version"] == "2"
+    assert own_server.upload(f"{own_model}?version=7", adder).json["version"] == "7"
+    assert own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).json["model_version"] == "7"
+    own_server.upload(f"{own_model}?version=7", adder).assert_problem(409, "model.version_exists")
+    assert own_server.request("POST", f"/v2/repository/models/{own_model}/unload?version=7").status == 200
+    assert own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).json["model_version"] == "2"
+    assert own_server.request("GET", f"/v2/models/{own_model}").json["versions"] == ["1", "2"]
+    assert own_server.request("DELETE", f"/v2/repository/models/{own_model}?version=2").status == 200
+    assert own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).json["model_version"] == "1"
+    assert own_server.request("DELETE", f"/v2/repository/models/{own_model}").status == 200
+    own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).assert_problem(404, "model.not_found")
+    own_server.request("DELETE", f"/v2/repository/models/{own_model}").assert_problem(404, "model.not_found")
+    assert own_server.index() == []
+    own_server.eventually(lambda: own_server.application.repository.memory.used == 0)
 
 
-def test_unload_and_load(server: RunningServer, model: str) -> None:
-    assert server.request("POST", f"/v2/repository/models/{model}/unload", b"{}").status == 200
-    assert server.index() == [("acme/add", "1", "UNAVAILABLE")]
-    listed = server.request("POST", "/v2/repository/index").json
+def test_unload_and_load(own_server: RunningServer, own_model: str) -> None:
+    assert own_server.request("POST", f"/v2/repository/models/{own_model}/unload", b"{}").status == 200
+    assert own_server.index() == [("acme/add", "1", "UNAVAILABLE")]
+    listed = own_server.request("POST", "/v2/repository/index").json
     assert listed[0]["reason"] == "unloaded"
-    assert server.request("POST", "/v2/repository/index", b'{"ready": true}').json == []
+    assert own_server.request("POST", "/v2/repository/index", b'{"ready": true}').json == []
     for target in ("", "/ready", "/config", "/versions/1"):
-        server.request("GET", f"/v2/models/{model}{target}").assert_problem(404, "model.not_loaded")
-    server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).assert_problem(404, "model.not_loaded")
-    assert server.request("POST", f"/v2/repository/models/{model}/load", b"{}").status == 200
-    assert server.request("POST", f"/v2/models/{model}/infer", JSON_ONES).status == 200
+        own_server.request("GET", f"/v2/models/{own_model}{target}").assert_problem(404, "model.not_loaded")
+    own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).assert_problem(404, "model.not_loaded")
+    assert own_server.request("POST", f"/v2/repository/models/{own_model}/load", b"{}").status == 200
+    assert own_server.request("POST", f"/v2/models/{own_model}/infer", JSON_ONES).status == 200
 
 
-def test_a_triton_load_with_its_own_configuration_is_refused(server: RunningServer, model: str) -> None:
+def test_a_triton_load_with_its_own_configuration_is_refused(own_server: RunningServer, own_model: str) -> None:
     for parameters in (b'{"config": "{}"}', b'{"file:1/model.onnx": "AAAA"}'):
-        server.request(
-            "POST", f"/v2/repository/models/{model}/load", b'{"parameters": ' + parameters + b"}"
+        own_server.request(
+            "POST", f"/v2/repository/models/{own_model}/load", b'{"parameters": ' + parameters + b"}"
         ).assert_problem(400, "input.parameters")
     body = b'{"parameters": {"unload_dependents": false}}'
-    assert server.request("POST", f"/v2/repository/models/{model}/unload", body).status == 200
+    assert own_server.request("POST", f"/v2/repository/models/{own_model}/unload", body).status == 200
 
 
 @pytest.mark.parametrize(
@@ -188,13 +208,13 @@ def test_a_control_body_of_unknown_length_has_a_limit(server: RunningServer) -> 
         wire.response().assert_problem(413, "quota.body")
 
 
-def test_runs_loads_unloads_and_deletes_at_once(server: RunningServer, adder: bytes) -> None:
+def test_runs_loads_unloads_and_deletes_at_once(own_server: RunningServer, adder: bytes) -> None:
     """Whatever the order, each answer is a right result or a typed refusal, and no memory is lost."""
-    server.upload("acme/add", adder)
+    own_server.upload("acme/add", adder)
     seen: set[tuple[int, str]] = set()
 
     def infer(_: int) -> None:
-        with server.connect() as wire:
+        with own_server.connect() as wire:
             for _ in range(40):
                 response = wire.infer("acme/add", ONES)
                 if response.status == 200:
@@ -204,7 +224,7 @@ def test_runs_loads_unloads_and_deletes_at_once(server: RunningServer, adder: by
                     seen.add((response.status, response.json["code"]))
 
     def churn(_: int) -> None:
-        with server.connect() as wire:
+        with own_server.connect() as wire:
             for _ in range(15):
                 for method, target, body in (
                     ("POST", "/v2/repository/models/acme/add/unload", b""),
@@ -221,8 +241,8 @@ def test_runs_loads_unloads_and_deletes_at_once(server: RunningServer, adder: by
         for task in tasks:
             task.result()
     assert seen <= {(404, "model.not_found"), (404, "model.not_loaded")}
-    server.request("DELETE", "/v2/repository/models/acme/add")
-    server.eventually(lambda: server.application.repository.memory.used == 0)
+    own_server.request("DELETE", "/v2/repository/models/acme/add")
+    own_server.eventually(lambda: own_server.application.repository.memory.used == 0)
 
 
 # Addresses that are none.
@@ -254,6 +274,7 @@ def test_runs_loads_unloads_and_deletes_at_once(server: RunningServer, adder: by
     ],
 )
 def test_ids_that_are_none(server: RunningServer, adder: bytes, model: str) -> None:
+    before = server.index()
     with server.connect() as wire:
         for method, target, body in (
             ("PUT", f"/v2/repository/models/{model}", adder),
@@ -263,7 +284,7 @@ def test_ids_that_are_none(server: RunningServer, adder: bytes, model: str) -> N
             ("POST", f"/v2/models/{model}/infer", JSON_ONES),
         ):
             wire.request(method, target, body).assert_problem(400, "model.id")
-    assert server.index() == []
+    assert server.index() == before
 
 
 @pytest.mark.parametrize("target", [b"/v2/models/acme/a\xc3\xa4", b"/v2/models/acme/a\x00", b"/v2/models/acme/a\x7fb"])

@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Limits, Timeouts
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.limits import MAX_DRAINED_BYTES, MAX_PIPELINED_REQUESTS
 from enclave_server import Response, RunningServer, Wire, binary_request
 
@@ -39,9 +40,29 @@ def send_for_ever(wire: Wire, data: bytes) -> None:
         wire.send(data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """One for all tests that leave it as it was: the default configuration, and `model`."""
+    running = RunningServer(EnclaveConfig(), OnnxRuntimeEngine(), simulated=False)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
 def model(server: RunningServer, adder: bytes) -> str:
     assert server.upload("acme/add", adder).status == 201
+    return "acme/add"
+
+
+@pytest.fixture
+def own_server(start_server: Start) -> RunningServer:
+    """For a test that changes or counts what is there."""
+    return start_server()
+
+
+@pytest.fixture
+def own_model(own_server: RunningServer, adder: bytes) -> str:
+    assert own_server.upload("acme/add", adder).status == 201
     return "acme/add"
 
 
@@ -290,17 +311,17 @@ def test_what_comes_after_a_broken_request_is_not_served(server: RunningServer) 
 @pytest.mark.parametrize("broken", [b"x\r\n", b"2\r\nabc"])
 @pytest.mark.parametrize("target", ["/v2/models/acme/slow/infer", "/v2/repository/index"])
 def test_a_broken_body_behind_a_run_waits_for_its_answer(
-    server: RunningServer, slow: bytes, target: str, broken: bytes
+    own_server: RunningServer, slow: bytes, target: str, broken: bytes
 ) -> None:
-    server.upload("acme/slow", slow)
+    own_server.upload("acme/slow", slow)
     body, length = binary_request(np.full((1, 1), 3e5, np.float32))
     first = infer_head("acme/slow", f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}") + body
     second = f"POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode() + broken
-    with server.connect() as wire:
+    with own_server.connect() as wire:
         wire.send(first + second)
         assert wire.response().status == 200
         assert_refused(wire, 400, "http.request")
-    assert server.call(lambda: server.application.bodies.used) == 0
+    assert own_server.call(lambda: own_server.application.bodies.used) == 0
 
 
 def test_what_comes_after_connection_close_is_not_served(server: RunningServer, model: str) -> None:
@@ -346,14 +367,14 @@ def test_continue_comes_before_the_body(server: RunningServer, model: str, targe
     ],
 )
 def test_a_final_answer_takes_the_place_of_continue(
-    server: RunningServer, method: str, target: str, status: int, code: str
+    own_server: RunningServer, method: str, target: str, status: int, code: str
 ) -> None:
     length = 3 << 30 if "huge" in target else 10
-    with server.connect() as wire:
+    with own_server.connect() as wire:
         wire.head(method, target, f"Content-Length: {length}", "Expect: 100-continue")
         # Whether the body comes is open, so the connection cannot be used again.
         assert_refused(wire, status, code)
-    assert server.index() == []
+    assert own_server.index() == []
 
 
 def test_other_expectations_are_refused(server: RunningServer, model: str) -> None:
@@ -495,13 +516,13 @@ def test_a_client_that_does_not_read_is_cut(start_server: Start, adder: bytes) -
             _ = [wire.response() for _ in range(10_000)]
 
 
-def test_a_client_that_reads_slowly_gets_every_answer(server: RunningServer, model: str) -> None:
+def test_a_client_that_reads_slowly_gets_every_answer(own_server: RunningServer, own_model: str) -> None:
     """Writing pauses and goes on, with requests waiting behind it."""
     values = np.arange(1_000_000, dtype=np.float32).reshape(1, -1)
     body, length = binary_request(values)
-    head = infer_head(model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}")
+    head = infer_head(own_model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}")
     metadata = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
-    with server.connect() as wire, ThreadPoolExecutor(1) as pool:
+    with own_server.connect() as wire, ThreadPoolExecutor(1) as pool:
         sending = pool.submit(wire.send, (head + body + metadata) * 6)
         for _ in range(6):
             time.sleep(0.02)
@@ -511,40 +532,40 @@ def test_a_client_that_reads_slowly_gets_every_answer(server: RunningServer, mod
             assert wire.response().json["name"] == "blindai"
         sending.result()
         assert alive(wire)
-    server.eventually(lambda: server.application.bodies.used == 0)
+    own_server.eventually(lambda: own_server.application.bodies.used == 0)
 
 
 # Clients that go away.
 
 
-def test_a_client_that_goes_away_in_the_middle_of_a_body(server: RunningServer, model: str) -> None:
-    memory = server.call(lambda: server.application.repository.memory.used)
-    for target, method in ((f"/v2/models/{model}/infer", "POST"), ("/v2/repository/models/acme/new", "PUT")):
+def test_a_client_that_goes_away_in_the_middle_of_a_body(own_server: RunningServer, own_model: str) -> None:
+    memory = own_server.call(lambda: own_server.application.repository.memory.used)
+    for target, method in ((f"/v2/models/{own_model}/infer", "POST"), ("/v2/repository/models/acme/new", "PUT")):
         for leave in (Wire.close, Wire.reset):
-            wire = server.connect()
+            wire = own_server.connect()
             wire.head(method, target, "Content-Length: 100000")
             wire.send(b"x" * 5000)
             leave(wire)
-    server.eventually(lambda: server.application.bodies.used == 0)
-    server.eventually(lambda: server.application.repository.memory.used == memory)
-    assert server.call(lambda: server.application.repository.pending) == set()
-    assert server.index() == [("acme/add", "1", "READY")]
+    own_server.eventually(lambda: own_server.application.bodies.used == 0)
+    own_server.eventually(lambda: own_server.application.repository.memory.used == memory)
+    assert own_server.call(lambda: own_server.application.repository.pending) == set()
+    assert own_server.index() == [("acme/add", "1", "READY")]
 
 
-def test_a_client_that_goes_away_during_a_run(server: RunningServer, slow: bytes) -> None:
-    server.upload("acme/slow", slow)
+def test_a_client_that_goes_away_during_a_run(own_server: RunningServer, slow: bytes) -> None:
+    own_server.upload("acme/slow", slow)
     for _ in range(3):
-        wire = server.connect()
+        wire = own_server.connect()
         body, length = binary_request(np.full((1, 1), 3e5, np.float32))
         wire.send(
             infer_head("acme/slow", f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}") + body
         )
         wire.reset()
-    with server.connect() as wire:
+    with own_server.connect() as wire:
         assert wire.infer("acme/slow", ONES).status == 200
-    server.eventually(lambda: server.application.bodies.used == 0)
-    assert server.request("DELETE", "/v2/repository/models/acme/slow").status == 200
-    server.eventually(lambda: server.application.repository.memory.used == 0)
+    own_server.eventually(lambda: own_server.application.bodies.used == 0)
+    assert own_server.request("DELETE", "/v2/repository/models/acme/slow").status == 200
+    own_server.eventually(lambda: own_server.application.repository.memory.used == 0)
 
 
 # What every response has, or must not have.
@@ -568,7 +589,7 @@ def test_simulation_shows_on_every_kind_of_response(start_server: Start, adder: 
 
 
 def test_unforeseen_errors_show_an_incident_and_nothing_else(
-    server: RunningServer, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    own_server: RunningServer, own_model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret of a client")
@@ -576,17 +597,17 @@ def test_unforeseen_errors_show_an_incident_and_nothing_else(
     def fail_at_once(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret of a client")
 
-    application = server.application
+    application = own_server.application
     monkeypatch.setattr(application.repository, "delete", fail)
     monkeypatch.setattr(application._inference, "_succeeded", fail_at_once)
     monkeypatch.setattr(application._inference, "_failed", fail_at_once)
-    with server.connect() as wire:
-        response = wire.request("DELETE", f"/v2/repository/models/{model}")
+    with own_server.connect() as wire:
+        response = wire.request("DELETE", f"/v2/repository/models/{own_model}")
         response.assert_problem(500, "internal")
-    with server.connect() as wire:
-        wire.request("POST", f"/v2/models/{model}/infer", b"{}", "Inference-Header-Content-Length: x").assert_problem(
-            500, "internal"
-        )
+    with own_server.connect() as wire:
+        wire.request(
+            "POST", f"/v2/models/{own_model}/infer", b"{}", "Inference-Header-Content-Length: x"
+        ).assert_problem(500, "internal")
         assert alive(wire)
     logged = capfd.readouterr().out
     incident = response.json["error"].rsplit(" ", 1)[1]
@@ -596,22 +617,22 @@ def test_unforeseen_errors_show_an_incident_and_nothing_else(
     assert "secret" not in logged
 
 
-def test_no_bytes_kill_the_server(server: RunningServer, model: str) -> None:
+def test_no_bytes_kill_the_server(own_server: RunningServer, own_model: str) -> None:
     import random
 
     dice = random.Random(2)
     body, length = binary_request(ONES)
-    good = infer_head(model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}") + body
+    good = infer_head(own_model, f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {length}") + body
     for _ in range(150):
         data = bytearray(good * 2)
         for _ in range(dice.randint(1, 6)):
             data[dice.randrange(len(data))] = dice.randrange(256)
-        with server.connect() as wire:
+        with own_server.connect() as wire:
             wire.send(bytes(data[: dice.randrange(len(data))]))
             wire.socket.shutdown(socket.SHUT_WR)
             while wire.socket.recv(65536):
                 pass
-    with server.connect() as wire:
-        assert wire.infer(model, ONES).status == 200
-    assert server.call(lambda: server.application.bodies.used) == 0
-    assert server.call(lambda: len(asyncio.all_tasks())) < 10
+    with own_server.connect() as wire:
+        assert wire.infer(own_model, ONES).status == 200
+    assert own_server.call(lambda: own_server.application.bodies.used) == 0
+    assert own_server.call(lambda: len(asyncio.all_tasks())) < 10
