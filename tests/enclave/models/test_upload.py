@@ -10,7 +10,7 @@ import pickle
 import random
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ import onnx
 import pytest
 
 from blindai.enclave.config import EnclaveConfig, Limits
+from blindai.enclave.engines.onnxruntime import OnnxRuntimeEngine
 from blindai.enclave.models.upload import ContentDigest
 from blindai.errors import InvalidModel
 from enclave_server import RunningServer, Wire
@@ -50,6 +51,19 @@ def bundle(**files: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """One for all uploads of which nothing stays."""
+    running = RunningServer(EnclaveConfig(), OnnxRuntimeEngine(), simulated=False)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_server(start_server: Start) -> RunningServer:
+    return start_server()
+
+
+@pytest.fixture(scope="module")
 def external_adder() -> tuple[bytes, bytes]:
     """y = x + 1 with the 1 in the file weights.bin."""
     model = onnx.helper.make_model(
@@ -78,18 +92,18 @@ def external_adder() -> tuple[bytes, bytes]:
 @pytest.mark.parametrize(
     "content_type", [None, "application/onnx", "application/octet-stream", "application/onnx; v=1"]
 )
-def test_a_model_file(server: RunningServer, adder: bytes, content_type: str | None) -> None:
-    response = server.upload("acme/add", adder, *([f"Content-Type: {content_type}"] if content_type else []))
+def test_a_model_file(own_server: RunningServer, adder: bytes, content_type: str | None) -> None:
+    response = own_server.upload("acme/add", adder, *([f"Content-Type: {content_type}"] if content_type else []))
     assert response.status == 201
     assert response.json["sha256"] == hashlib.sha256(adder).hexdigest()
     assert (response.json["name"], response.json["version"], response.json["size"]) == ("acme/add", "1", len(adder))
     assert response.json["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]
     assert response.json["platform"] == "onnxruntime_onnx"
-    assert server.call(lambda: server.application.repository.store.space.used) == len(adder)
+    assert own_server.call(lambda: own_server.application.repository.store.space.used) == len(adder)
 
 
-def test_a_model_file_in_chunks(server: RunningServer, adder: bytes) -> None:
-    with server.connect() as wire:
+def test_a_model_file_in_chunks(own_server: RunningServer, adder: bytes) -> None:
+    with own_server.connect() as wire:
         wire.head("PUT", "/v2/repository/models/acme/add", "Transfer-Encoding: chunked")
         for start in range(0, len(adder), 10):
             chunk = adder[start : start + 10]
@@ -97,43 +111,43 @@ def test_a_model_file_in_chunks(server: RunningServer, adder: bytes) -> None:
         wire.send(b"0\r\n\r\n")
         assert wire.response().status == 201
         assert wire.infer("acme/add", np.ones((1, 4), np.float32)).status == 200
-    assert server.call(lambda: server.application.repository.store.space.used) == len(adder)
+    assert own_server.call(lambda: own_server.application.repository.store.space.used) == len(adder)
 
 
-def test_a_bundle(server: RunningServer, external_adder: tuple[bytes, bytes]) -> None:
+def test_a_bundle(own_server: RunningServer, external_adder: tuple[bytes, bytes]) -> None:
     model, weights = external_adder
     data = bundle(weights_bin=weights, model_onnx=model)
-    response = server.upload("acme/add", data, TAR)
+    response = own_server.upload("acme/add", data, TAR)
     assert response.status == 201
     assert (response.json["sha256"], response.json["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
-    with server.connect() as wire:
+    with own_server.connect() as wire:
         answer = wire.infer("acme/add", np.ones((1, 1024), np.float32))
         assert np.frombuffer(answer.body[-4096:], np.float32).tolist() == [2.0] * 1024
         for action in ("unload", "load"):
             assert wire.request("POST", f"/v2/repository/models/acme/add/{action}").status == 200
         assert wire.infer("acme/add", np.ones((1, 1024), np.float32)).status == 200
-    assert server.call(lambda: server.application.repository.store.space.used) == len(data)
+    assert own_server.call(lambda: own_server.application.repository.store.space.used) == len(data)
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_digest_that_is_right(server: RunningServer, adder: bytes, algorithm: str) -> None:
-    assert server.upload("acme/add", adder, f"Content-Digest: {digest_field(adder, algorithm)}").status == 201
+def test_a_digest_that_is_right(own_server: RunningServer, adder: bytes, algorithm: str) -> None:
+    assert own_server.upload("acme/add", adder, f"Content-Digest: {digest_field(adder, algorithm)}").status == 201
 
 
-def test_every_upload_of_many_at_once_gets_its_own_version(server: RunningServer, adder: bytes) -> None:
+def test_every_upload_of_many_at_once_gets_its_own_version(own_server: RunningServer, adder: bytes) -> None:
     with ThreadPoolExecutor(10) as pool:
-        responses = list(pool.map(lambda _: server.upload("acme/add", adder), range(50)))
+        responses = list(pool.map(lambda _: own_server.upload("acme/add", adder), range(50)))
     assert {response.status for response in responses} == {201}
     assert sorted(int(response.json["version"]) for response in responses) == list(range(1, 51))
-    assert len(server.index()) == 50
+    assert len(own_server.index()) == 50
 
 
-def test_of_many_uploads_of_one_version_one_wins(server: RunningServer, adder: bytes) -> None:
+def test_of_many_uploads_of_one_version_one_wins(own_server: RunningServer, adder: bytes) -> None:
     with ThreadPoolExecutor(10) as pool:
-        responses = list(pool.map(lambda _: server.upload("acme/add?version=3", adder), range(20)))
+        responses = list(pool.map(lambda _: own_server.upload("acme/add?version=3", adder), range(20)))
     assert sorted(response.status for response in responses) == [201] + [409] * 19
     assert {response.json.get("code") for response in responses} == {None, "model.version_exists"}
-    assert server.index() == [("acme/add", "3", "READY")]
+    assert own_server.index() == [("acme/add", "3", "READY")]
 
 
 # What is refused. Nothing of it may stay, and the connection lives on.
