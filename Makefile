@@ -6,6 +6,8 @@
 MAKEFLAGS += --no-print-directory
 # ONNX Runtime reports to its maker, also what tests and benchmarks do with it.
 export ORT_DISABLE_TELEMETRY := 1
+# The tests start hundreds of processes. Each would compile what it imports anew: half a second to a second.
+unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
