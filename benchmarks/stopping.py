@@ -12,7 +12,7 @@ import ssl
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from signal import SIGCONT, SIGSTOP
 from urllib.parse import urlencode, urlsplit
@@ -75,6 +75,10 @@ class Dashboard:
         token = self._token(page)
         return lambda: self._submit(page, {"csrf": token, "reason": "measured"})
 
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
     def _post(self, path: str, fields: dict[str, str], *, page: str) -> None:
         self._submit(path, {"csrf": self._token(page), **fields})
 
@@ -107,7 +111,8 @@ def measure(tries: int) -> Table:
     """All ways, each `tries` times."""
     with ExitStack() as stack:
         loan = stack.enter_context(lent(tiny_model()))
-        dashboard = Dashboard(str(loan.server.said["operators"]))
+        # Closed before the server stops, which waits for whoever is still connected.
+        dashboard = stack.enter_context(closing(Dashboard(str(loan.server.said["operators"]))))
         rows = [
             _row("dashboard", [_stop(loan, dashboard.stop(loan.lease)) for _ in range(tries)]),
             _row("command line", [_stop(loan, lambda: _stop_by_command(loan)) for _ in range(tries)]),

@@ -92,10 +92,10 @@ def measure_hostile(effort: Effort) -> Table:
     now = datetime.now(UTC)
     rows, raw = [], {}
     for name, judge in _hostile(now):
-        refusals = [_refusal_of(judge) for _ in range(max(effort.fewest, 3))]
+        code = _refusal_of(judge)
         forget_everything()
         run = interleave([Repeated(name, partial(_refusal_of, judge), between=forget_everything)], effort)
-        rows.append([name, f"`{refusals[0]}`", f"{run.spread(name).median / 1000:.1f}"])
+        rows.append([name, f"`{code}`", f"{run.spread(name).median / 1000:.1f}"])
         raw[name] = run.p50[name]
     return Table(
         title="Refusing hostile evidence",

@@ -5,16 +5,47 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
+# They wait for terms and assertions to run out most of the time.
+WAITING = ("stopping.py", "revocation.py")
+
+Process = subprocess.Popen[str]
+
+
+def start(script: str, *arguments: str) -> Process:
+    command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def output(process: Process) -> str:
+    printed, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    return printed
+
 
 def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with start(script, *arguments) as process:
+        try:
+            return output(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def waiting() -> Iterator[dict[str, Process]]:
+    """Those that mostly wait, side by side."""
+    with ExitStack() as stack:
+        processes = {script: stack.enter_context(start(script)) for script in WAITING}
+        for process in processes.values():
+            stack.callback(process.kill)
+        yield processes
 
 
 def test_all_tables_are_written(tmp_path: Path) -> None:
@@ -49,8 +80,8 @@ def test_all_tables_are_written(tmp_path: Path) -> None:
     assert len(figures["tables"]) == len(tables) - 1
 
 
-def test_stops_are_timed_and_nothing_runs_late() -> None:
-    printed = run("stopping.py")
+def test_stops_are_timed_and_nothing_runs_late(waiting: dict[str, Process]) -> None:
+    printed = output(waiting["stopping.py"])
     assert [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")][2:] == [
         "| dashboard",
         "| command line",
@@ -58,8 +89,8 @@ def test_stops_are_timed_and_nothing_runs_late() -> None:
     assert "Line cut, 2 tries: 0 of the " in printed
 
 
-def test_revocations_are_timed() -> None:
-    printed = run("revocation.py")
+def test_revocations_are_timed(waiting: dict[str, Process]) -> None:
+    printed = output(waiting["revocation.py"])
     assert [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")][2:] == [
         "| at hand",
         "| cut off",
