@@ -10,6 +10,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -50,9 +51,8 @@ def verify(report: bytes, chain: list[bytes], crl: bytes | None, root_spki: str,
 
 
 def _verify(report: bytes, chain: list[bytes], crl: bytes | None, root_spki: str, now: datetime) -> Accepted:
-    leaf, authority, root = (Certificate(der) for der in chain)
+    leaf, authority, root = signed_chain(*chain)
     for child, parent in ((root, root), (authority, root), (leaf, authority)):
-        parent.signed(child)
         require(child.start <= now <= child.end and child.issuer == parent.subject)
     require(hashlib.sha256(root.spki).hexdigest() == root_spki)
     simulated = "SIMULATED " if root.name.startswith("SIMULATED ") else ""
@@ -63,7 +63,7 @@ def _verify(report: bytes, chain: list[bytes], crl: bytes | None, root_spki: str
     require((root.is_authority(path_length=None), authority.is_authority(path_length=0)) == (True, True))
     require(b"\x55\x1d\x13" not in leaf.extensions and b"\x55\x1d\x0f" not in leaf.extensions and not leaf.critical)
     if crl is not None:
-        CertificateList(crl, root).allows(now, root, authority, leaf)
+        signed_list(crl, root).allows(now, root, authority, leaf)
 
     version, guest_svn, policy, vmpl, algorithm = struct.unpack_from("<IIQ32xII", report)
     platform, info, reserved = struct.unpack_from("<QII", report, 0x40)
@@ -171,6 +171,22 @@ class CertificateList(Signed):
     def allows(self, now: datetime, *certificates: Certificate) -> None:
         require(self.start <= now < self.end)
         require(not any(certificate.serial in self.revoked for certificate in certificates))
+
+
+# Many reports come with the same chain and list. What these raise is not remembered.
+@lru_cache(16)
+def signed_chain(leaf: bytes, authority: bytes, root: bytes) -> tuple[Certificate, Certificate, Certificate]:
+    """Read, with every signature among them verified."""
+    found = Certificate(leaf), Certificate(authority), Certificate(root)
+    for child, parent in zip(found, (found[1], found[2], found[2]), strict=True):
+        parent.signed(child)
+    return found
+
+
+@lru_cache(16)
+def signed_list(der: bytes, root: Certificate) -> CertificateList:
+    """Read, with its signature verified."""
+    return CertificateList(der, root)
 
 
 def elements(der: bytes) -> list[tuple[int, bytes, bytes]]:
