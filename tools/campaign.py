@@ -31,7 +31,8 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 
 import lease_histories
-from fault_histories import FAULTS, WRONG, History, Site, killed_at, nursed, steps
+from custodian_processes import nursed
+from fault_histories import FAULTS, WRONG, History, Site, killed_at, steps
 from lease_world import World
 from postgresql import PostgreSQL
 

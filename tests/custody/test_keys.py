@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from argon2.exceptions import HashingError
 from cryptography.exceptions import InvalidSignature
 
+import nursery
 from blindai.custody import tables, unlocking
 from blindai.custody.keys import CustodianKeys
 from blindai.custody.unlocking import KeyFile, Passphrase, PassphraseLock
@@ -217,7 +218,7 @@ def _open_in_a_process(url: str, key_file: Path, gate: threading.Barrier, found:
 
 
 def _raced(url: str, files: list[Path]) -> list[str]:
-    context = multiprocessing.get_context("spawn")
+    context = nursery.of_functions()
     gate = context.Barrier(len(files))
     found = context.Queue()
     processes = [context.Process(target=_open_in_a_process, args=(url, file, gate, found)) for file in files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import struct
@@ -53,12 +54,23 @@ def without_last_commit(wal: bytes) -> bytes:
     return wal[: commits[-2]]
 
 
+@pytest.fixture(scope="module")
+def power_cut() -> Iterator[PostgreSQL]:
+    """A server for the tests of this module alone: they end it, and put older files in place of its own."""
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     if request.param == "sqlite":
         yield from sqlite_disk(tmp_path)
     else:
-        yield from postgresql_disk(tmp_path)
+        yield from postgresql_disk(tmp_path, request.getfixturevalue("power_cut"))
 
 
 def sqlite_disk(folder: Path) -> Iterator[Disk]:
@@ -79,33 +91,29 @@ def sqlite_disk(folder: Path) -> Iterator[Disk]:
     world.close()
 
 
-def postgresql_disk(folder: Path) -> Iterator[Disk]:
+def postgresql_disk(folder: Path, server: PostgreSQL) -> Iterator[Disk]:
     """The files of before come back."""
-    server = PostgreSQL()
-    try:
+    url = server.create()
+    world = World(folder, url)
+    kept = server.folder / "kept"
+
+    def remember() -> None:
+        server.stop()
+        shutil.copytree(server.data, kept, copy_function=shutil.copy2)
         server.start()
-        world = World(folder, server.create())
-        kept = server.folder / "kept"
 
-        def remember() -> None:
-            server.stop()
-            shutil.copytree(server.data, kept, copy_function=shutil.copy2)
-            server.start()
+    def forget() -> None:
+        server.stop(signal.SIGQUIT)
+        owner = server.data.stat()
+        shutil.rmtree(server.data)
+        kept.rename(server.data)
+        for file in (server.data, *server.data.rglob("*")):
+            os.chown(file, owner.st_uid, owner.st_gid)
+        server.start()
 
-        def forget() -> None:
-            server.stop(signal.SIGQUIT)
-            for file in sorted(server.data.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
-            owner = server.data.stat()
-            shutil.copytree(kept, server.data, dirs_exist_ok=True)
-            for file in (server.data, *server.data.rglob("*")):
-                shutil.chown(file, owner.st_uid, owner.st_gid)
-            server.start()
-
-        yield Disk(world, remember, forget)
-        world.close()
-    finally:
-        server.remove()
+    yield Disk(world, remember, forget)
+    world.close()
+    server.drop(url)
 
 
 def code_of(act: Callable[[], object]) -> str:

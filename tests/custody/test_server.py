@@ -23,6 +23,7 @@ from blindai.channel import gated
 from blindai.custody import server
 from blindai.custody.clock import SYSTEM_LEDGER_CLOCK
 from blindai.errors import BlindAIError, LeaseStopped, Unavailable
+from blindai.web import http
 from blindai.web.http import HttpLimits
 from blindai.wire.custody import LeaseState
 from calling_instance import CallingInstance
@@ -30,6 +31,8 @@ from custodian import RunningCustodian
 from custodian_processes import CustodianProcess
 from lent_models import OPERATOR, PASSWORD, Loan, lend, opened
 from postgresql import PostgreSQL
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 Borrow = Callable[[Loan, str], CallingInstance]
 Start = Callable[..., CustodianProcess]
@@ -251,6 +254,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, custodian_folder: Path) -> Any:
     monkeypatch.setattr(gated, "GATE_SECONDS", 0.5)
     monkeypatch.setattr(server, "ENCLAVE_LIMITS", HttpLimits(**limits))
     monkeypatch.setattr(server, "OPERATOR_LIMITS", HttpLimits(**limits))
+    monkeypatch.setattr(http, "LINGER_SECONDS", 0.3)
     with opened(custodian_folder) as custodian:
         running = RunningCustodian(custodian)
         yield running

@@ -32,6 +32,8 @@ from enclave_server import node_model
 from lent_models import OPERATOR, Loan, lend, opened
 from memory_scan import halves, needles, scan
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 INPUT = np.ones((1, 256), np.float32)
 MODEL = "acme/model"
 
@@ -287,6 +289,7 @@ def test_stop_and_resume_without_a_restart(world: Make) -> None:
     assert lent.serving(client).predict(MODEL, INPUT).output[0].shape == (1, 256)
 
 
+@pytest.mark.usefixtures("borrower_not_forked")  # whose memory is searched
 def test_neither_key_nor_weights_are_in_memory_after_a_stop(world: Make) -> None:
     lent = world()
     client = lent.serving(lent.connect())
@@ -306,6 +309,7 @@ def test_neither_key_nor_weights_are_in_memory_after_a_stop(world: Make) -> None
     }
 
 
+@pytest.mark.usefixtures("borrower_not_forked")  # whose memory is searched
 def test_with_the_custodian_gone_it_expires_and_comes_back(world: Make) -> None:
     lent = world(own_custodian=True, soft_ms=1000, ttl_ms=2000)
     client = lent.serving(lent.connect())

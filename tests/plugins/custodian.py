@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from argon2 import extract_parameters
 
 from blindai.channel.listening import listen
 from blindai.custody.custodian import Custodian
 from blindai.custody.server import Addresses, CustodianServer
+from blindai.web import passwords
 from blindai.web.certificate import PagesTls
 from calling_instance import CallingInstance
-from custodian_processes import START_SECONDS, STOP_SECONDS, CustodianProcess
-from lent_models import Loan, lend, opened
+from custodian_processes import START_SECONDS, STOP_SECONDS, BorrowerProcess, CustodianProcess, ServerProcess
+from lent_models import CHEAP, Loan, lend, opened
+from nursery import Nursery
 
 T = TypeVar("T")
 
@@ -147,3 +151,33 @@ def start_custodian(custodian_folder: Path, database_url: str) -> Iterator[Calla
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery | None]:
+    """Where processes are forked; none but on Linux."""
+    if sys.platform != "linux":
+        yield None
+        return
+    with Nursery() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def forked(nursery: Nursery | None) -> Iterator[None]:
+    """The processes of a module are forked from one that has imported everything, which saves each its two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ServerProcess, "nursery", nursery)
+        yield
+
+
+@pytest.fixture
+def borrower_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one test of such a module, borrowers start as users start them: nobody else had their memory before."""
+    monkeypatch.setattr(BorrowerProcess, "nursery", None)
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed by the program as `CHEAP` does: the command line checks one with each decision."""
+    monkeypatch.setattr(passwords, "RFC_9106_LOW_MEMORY", extract_parameters(CHEAP.hash("")))

@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from typer.testing import CliRunner
+
+from blindai.cli.app import app
 from lent_models import OPERATOR, PASSWORD, Loan
 from nursery import Forked, Nursery
 
@@ -27,7 +31,7 @@ class ServerProcess:
     Attributes:
         said: what it announced.
         log: file of its log and everything else on its standard error.
-        nursery: forks it, where many are started.
+        nursery: forks it, where many are started; not where it is given an environment of its own.
     """
 
     nursery: ClassVar[Nursery | None] = None
@@ -37,7 +41,7 @@ class ServerProcess:
         self.log = log
         command = [*map(str, arguments), "--json", "--log-format", "json"]
         with log.open("ab") as stderr:
-            if self.nursery is not None:
+            if self.nursery is not None and not environment:
                 self.process = self.nursery.start(command, stderr.fileno())
             else:
                 self.process = subprocess.Popen(
@@ -98,6 +102,20 @@ class ServerProcess:
             watchdog.cancel()
         said: dict[str, Any] = json.loads(text)
         return said
+
+
+@contextmanager
+def nursed() -> Iterator[None]:
+    """Meanwhile, processes are forked from one that has imported everything."""
+    if sys.platform != "linux":
+        yield
+        return
+    with Nursery() as nursery:
+        ServerProcess.nursery = nursery
+        try:
+            yield
+        finally:
+            ServerProcess.nursery = None
 
 
 class CustodianProcess(ServerProcess):
@@ -191,19 +209,13 @@ class BorrowerProcess(ServerProcess):
 
 
 def decide(folder: Path, database_url: str | None, *arguments: str | Path) -> Any:
-    """Run a `blindai custodian` command as `OPERATOR`, in a process of its own; the JSON that it printed."""
+    """Run a `blindai custodian` command as `OPERATOR`, in this process; the JSON that it printed."""
     password = folder / "password"
     password.write_text(PASSWORD, encoding="utf-8")
     who: list[str | Path] = ["--as", OPERATOR, "--password-file", password, "--json"]
     options = [*place_options(folder, database_url), *who]
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "blindai", "custodian", *arguments, *options],
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended = CliRunner().invoke(app, ["custodian", *map(str, (*arguments, *options))])
+    assert ended.exit_code == 0, ended.output
     return json.loads(ended.stdout)
 
 

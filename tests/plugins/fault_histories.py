@@ -7,12 +7,11 @@ outside: every query that a client got an answer to. A killed enclave may have s
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,10 +28,9 @@ from blindai.custody.audit import Finding, State, audit
 from blindai.custody.log import Kind
 from blindai.errors import BlindAIError
 from blindai.wire.custody import LeaseState
-from custodian_processes import BorrowerProcess, CustodianProcess, ServerProcess
+from custodian_processes import BorrowerProcess, CustodianProcess
 from lent_models import OPERATOR, Loan, lend, opened
 from lossy_line import TURNS, LossyLine, Turn
-from nursery import Nursery
 
 MODEL_ID: Final = "acme/model"
 CONSUMERS: Final = ("alice", "bob")
@@ -62,20 +60,6 @@ def _policy() -> Policy:
 @cache
 def _model() -> bytes:
     return onnx_models.model([helper.make_node("Identity", ["x"], ["y"])])
-
-
-@contextmanager
-def nursed() -> Iterator[None]:
-    """Meanwhile, processes are forked from one that has imported everything."""
-    if sys.platform != "linux":
-        yield
-        return
-    with Nursery() as nursery:
-        ServerProcess.nursery = nursery
-        try:
-            yield
-        finally:
-            ServerProcess.nursery = None
 
 
 class Site:

@@ -1,13 +1,12 @@
 """One custodian process of several on one database: an enclave renews and spends until the budget or its time is up.
 
-It is told on its standard input, in one line of JSON, which database, whose keys and which lease. For every answer that
-it has, and so may act upon, it prints the digest of the grant and the units that it was given.
+For every answer that it has, and so may act upon, it says the digest of the grant and the units that it was given.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 from blindai.custody.keys import CustodianKeys
 from blindai.custody.ledger import Ledger
@@ -15,31 +14,33 @@ from blindai.errors import Unavailable
 from blindai.web.database import Database
 from lending import Instance
 
+READY = "ready"
 
-def main() -> None:
-    told = json.loads(sys.stdin.readline())
-    database = Database.open(told["database"])
-    keys = CustodianKeys(bytes.fromhex(told["seed"]), bytes.fromhex(told["wrapping"]))
-    instance = Instance(Ledger(database, keys), told["lease"], keys.public_key).admit()
-    _say("ready")
-    sys.stdin.readline()
-    for _ in range(told["renewals"]):
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told: which database, whose keys, which lease."""
+
+    database: str
+    seed: bytes
+    wrapping: bytes
+    lease: str
+    renewals: int
+
+
+def work(task: Task, line: Connection) -> None:
+    """Say that it is ready, wait for a word, and begin."""
+    database = Database.open(task.database)
+    keys = CustodianKeys(task.seed, task.wrapping)
+    instance = Instance(Ledger(database, keys), task.lease, keys.public_key).admit()
+    line.send(READY)
+    line.recv()
+    for _ in range(task.renewals):
         try:
             answer = instance.renew({"alice": 3}, key=True)
-        except Unavailable as error:
-            _say(error.code)
+        except Unavailable:
             continue
-        units = answer.grant.quantities.get("alice", 0)
-        _say(f"{answer.grant.digest} {units}")
+        line.send((answer.grant.digest, answer.grant.quantities.get("alice", 0)))
         if instance.held.get("alice"):
             instance.spend("alice", instance.held["alice"])
     database.dispose()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -23,6 +23,8 @@ from custodian_processes import place_options
 from enclave_server import node_model
 from lent_models import OPERATOR, PASSWORD, Loan, opened
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
 HARDWARE_POLICY = """\
 version = 1
 accepted_tees = ["intel-tdx"]

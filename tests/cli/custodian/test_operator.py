@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
 Run = Callable[..., Any]
 
 GOOD = "correct horse battery staple"

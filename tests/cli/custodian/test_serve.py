@@ -54,6 +54,7 @@ def test_people_read_words_and_signals_end_it(tmp_path: Path, number: signal.Sig
         assert word in words
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_given_certificate_is_shown(tmp_path: Path) -> None:
     with CustodianProcess(tmp_path / "one") as first:
         own = tmp_path / "one" / "tls" / "pages.pem"
@@ -82,6 +83,7 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path, content: bytes) -> 
     assert (code, "configuration.tls" in output) == (2, True)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_certificate_of_its_own_that_others_may_read_is_refused(tmp_path: Path) -> None:
     with CustodianProcess(tmp_path):
         pass
@@ -95,13 +97,5 @@ def test_a_port_in_use_is_named(tmp_path: Path, option: str) -> None:
     other = {"--enclave-port": "--dashboard-port", "--dashboard-port": "--enclave-port"}[option]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", "blindai", "custodian", "serve", "--data", tmp_path, option, port, other, "0"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert ended.returncode == 2
-    assert "configuration.address" in ended.stderr
-    assert port in ended.stderr
+        code, output = _serve("--data", tmp_path, option, port, other, "0")
+    assert (code, "configuration.address" in output, port in output) == (2, True, True)

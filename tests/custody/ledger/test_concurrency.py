@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import random
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 import ledger_worker
+import nursery
 from blindai.custody.keys import CustodianKeys
 from blindai.custody.ledger import Ledger
 from blindai.custody.tables import metadata
@@ -144,54 +143,56 @@ def test_a_closing_and_a_renewal_at_once_leave_nothing_in_the_hands_of_the_close
 # Processes.
 
 
+class Worker:
+    """A custodian process that waits for a word before it begins."""
+
+    def __init__(self, task: ledger_worker.Task) -> None:
+        context = nursery.of_functions()
+        self._line, theirs = context.Pipe()
+        self._process = context.Process(target=ledger_worker.work, args=(task, theirs))
+        self._process.start()
+        theirs.close()
+        assert self._line.recv() == ledger_worker.READY
+
+    def begin(self) -> None:
+        self._line.send("go")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def heard(self) -> dict[str, int]:
+        """Every answer that it had, until it ended: the digest of the grant, and the units."""
+        answers = {}
+        # The last answer of a process that was killed may be half an answer.
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                digest, units = self._line.recv()
+                answers[digest] = units
+        return answers
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._line.close()
+
+
 class Workers:
     """Custodian processes on one database."""
 
     def __init__(self, url: str, folder: Path) -> None:
         seed, wrapping = secrets.token_bytes(32), secrets.token_bytes(32)
-        self.url = url
         self.keys = CustodianKeys(seed, wrapping)
         self.database = Database.open(url)
         with self.database.write() as connection:
             metadata.create_all(connection)
         self.ledger = Ledger(self.database, self.keys)
         self.folder = folder
-        self._told = {"database": url, "seed": seed.hex(), "wrapping": wrapping.hex()}
+        self._task = partial(ledger_worker.Task, url, seed, wrapping)
 
     @contextmanager
-    def started(self, lease: str, *, renewals: int) -> Iterator[subprocess.Popen[str]]:
-        """A process that waits for a line before it begins."""
-        with subprocess.Popen(
-            [sys.executable, ledger_worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps(self._told | {"lease": lease, "renewals": renewals}) + "\n")
-                process.stdin.flush()
-                assert process.stdout.readline() == "ready\n"
-                yield process
-            finally:
-                process.kill()
-
-    def begin(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-
-    def heard(self, process: subprocess.Popen[str]) -> dict[str, int]:
-        """Every answer that the process had: the digest of the grant, and the units."""
-        assert process.stdout is not None
-        answers = {}
-        for line in process.stdout:
-            # The last line of a process that was killed may be half a line.
-            words = line.split()
-            if line.endswith("\n") and len(words) == 2:
-                answers[words[0]] = int(words[1])
-        return answers
+    def started(self, lease: str, *, renewals: int) -> Iterator[Worker]:
+        with contextlib.closing(Worker(self._task(lease, renewals))) as worker:
+            yield worker
 
     def promised(self, lease: str) -> set[str]:
         """The digests of all grants in the ledger."""
@@ -209,9 +210,9 @@ def workers(database_url: str, tmp_path: Path) -> Iterator[Workers]:
 def test_two_custodian_processes_on_one_database_never_overspend(workers: Workers) -> None:
     lease = workers.ledger.create(terms(workers.folder, budget=50, max_instances=2), model_key=MODEL_KEY, by="ann").id
     with workers.started(lease, renewals=60) as one, workers.started(lease, renewals=60) as other:
-        workers.begin(one)
-        workers.begin(other)
-        answers = [workers.heard(one), workers.heard(other)]
+        one.begin()
+        other.begin()
+        answers = [one.heard(), other.heard()]
     assert all(len(of_one) == 60 for of_one in answers)
     assert sum(units for of_one in answers for units in of_one.values()) == 50
     assert workers.ledger.lease(lease).granted == 50
@@ -227,11 +228,11 @@ def test_a_custodian_killed_at_any_moment_loses_nothing_that_it_has_promised(wor
     promised: set[str] = set()
     units = 0
     for _ in range(8):
-        with workers.started(lease, renewals=10_000) as process:
-            workers.begin(process)
+        with workers.started(lease, renewals=10_000) as worker:
+            worker.begin()
             time.sleep(chance.uniform(0.0, 0.25))
-            process.kill()
-            answers = workers.heard(process)
+            worker.kill()
+            answers = worker.heard()
         promised |= answers.keys()
         units += sum(answers.values())
         # What the process had not yet said may be in the ledger; what it had said must be.

@@ -21,7 +21,7 @@ from .conftest import LEASE
 CONFIG = EnclaveConfig(custody=Custody(address="127.0.0.1:1", public_key="ab" * 32, lease=LEASE, model_id="acme/lent"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     calling = CallingEnd(SimulatedAttester(), msgspec.to_builtins(CONFIG))
     running = RunningServer(CONFIG, OnnxRuntimeEngine(), simulated=True, calling=calling)
@@ -88,5 +88,13 @@ def test_the_metrics_show_the_lease_and_no_names(server: RunningServer) -> None:
 
 def test_refusals_are_counted(server: RunningServer) -> None:
     server.request("POST", "/v2/models/acme/lent/infer")
-    text = server.request("GET", "/metrics").body.decode()
-    assert 'blindai_refusals_total{code="lease.waiting"} 1.0' in text
+    before = refusals(server)
+    server.request("POST", "/v2/models/acme/lent/infer")
+    assert refusals(server) == before + 1
+
+
+def refusals(server: RunningServer) -> float:
+    """How many the server has counted of those that say to wait for the model."""
+    lines = server.request("GET", "/metrics").body.decode().splitlines()
+    (line,) = (line for line in lines if line.startswith('blindai_refusals_total{code="lease.waiting"}'))
+    return float(line.rpartition(" ")[2])
