@@ -5,12 +5,43 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import unquote, urlencode
 
+import pytest
+from jinja2 import Environment
+from jinja2.bccache import Bucket, BytecodeCache
+
+from blindai.web import pages
+
 HOST = "custodian.test:9445"
+
+
+class _Compiled(BytecodeCache):
+    """Compiled templates, in memory."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._code:
+            bucket.bytecode_from_string(self._code[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key] = bucket.bytecode_to_string()
+
+
+@contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Meanwhile, programs that are made anew for each test do not compile their templates anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "Environment", partial(Environment, bytecode_cache=_Compiled()))
+        yield
 
 
 @dataclass(frozen=True)

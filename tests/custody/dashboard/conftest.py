@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 
-from asgi_browser import Browser
+from asgi_browser import Browser, templates_compiled_once
 from custodian_scene import DATABASE, PASSWORD, Scene, prepare
+
+
+@pytest.fixture(scope="package", autouse=True)
+def compiled() -> Iterator[None]:
+    with templates_compiled_once():
+        yield
 
 
 @pytest.fixture(scope="session")
