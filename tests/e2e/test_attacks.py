@@ -35,7 +35,7 @@ model_process_bytes = 1073741824
 
 [timeouts]
 run_ms = 2000
-load_ms = 8000
+load_ms = 5000
 body_ms = 2000
 head_ms = 2000
 """
