@@ -264,13 +264,13 @@ def test_nothing_is_saved_of_a_server_that_gives_no_evidence(run: Run, folder: P
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_explained_byte_ranges_fit_the_terminal(program: Run, saved: Path, columns: int) -> None:
+def test_explained_byte_ranges_fit_the_terminal(program: Run, run: Run, saved: Path, columns: int) -> None:
     ended = program("audit", saved.name, "--explain", COLUMNS=str(columns))
     assert ended.code == 0
     rows = [line for line in ended.out.splitlines() if line.startswith(" ")]
     assert max(map(len, rows)) <= min(columns, EXPLAIN_WIDTH)
     shown = re.sub(r"\s+", "", ended.out)
-    told = json.loads(program("audit", saved.name, "--json").out)
+    told = run("audit", saved, "--json").json
     ranges = [part for check in told["result"]["checks"] for part in check["ranges"]]
     assert len(ranges) > 15
     for part in ranges:
@@ -332,13 +332,13 @@ print(json.dumps({{"claims": [claim] * 2, "result_code": 0, "result_message": "O
 
 
 @pytest.mark.parametrize(("said", "code"), [("success", 0), ("fail", 3)])
-def test_nvidia_is_asked_where_one_wants_it(program: Run, folder: Path, said: str, code: int) -> None:
+def test_nvidia_is_asked_where_one_wants_it(program: Run, run: Run, folder: Path, said: str, code: int) -> None:
     (folder / "nvattest").write_text(NVATTEST.format(python=sys.executable, said=said))
     (folder / "nvattest").chmod(0o700)
     with started(folder, "--json", "--devices", "simulated:2") as process:
         address = announced(process)
         (folder / "manifest.toml").write_text(local_policy().to_toml(), encoding="utf-8")
-        assert program("verify", address, "--save", "evidence.json").code == 0
+        assert run("verify", address, "--save", "evidence.json").code == 0
         process.terminate()
         process.communicate(timeout=20)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
@@ -346,9 +346,9 @@ def test_nvidia_is_asked_where_one_wants_it(program: Run, folder: Path, said: st
     assert ended.code == code
     assert ("nvattest  accepts 2 devices: Ok" in ended.out) is (code == 0)
     assert ("devices.nvattest" in ended.err) is (code == 3)
-    told = program("audit", "evidence.json", "--nvattest", "--json", PATH=path).json
+    told = run("audit", "evidence.json", "--nvattest", "--json", PATH=path).json
     assert told.get("nvattest") == ("accepts 2 devices: Ok" if code == 0 else None)
-    assert program("audit", "evidence.json", "--json").code == 0
+    assert run("audit", "evidence.json", "--json").code == 0
 
 
 def test_nvidia_cannot_be_asked_about_no_devices(run: Run, saved: Path) -> None:

@@ -17,15 +17,20 @@ from blindai.cli.console import ExitCode
 from .conftest import Run
 
 
+@pytest.fixture(scope="module")
+def signed() -> bytes:
+    """By a key of 3072 bits, which takes its time to be made."""
+    return sigstruct(rsa.generate_private_key(public_exponent=3, key_size=3072))
+
+
 @pytest.fixture
-def files(folder: Path) -> Path:
+def files(folder: Path, signed: bytes) -> Path:
     """Artefacts beside the program, and no manifest."""
     (folder / "manifest.toml").unlink()
     (folder / "amd.fd").write_bytes(snp_firmware())
     (folder / "intel.fd").write_bytes(tdx_firmware())
     (folder / "uki.efi").write_bytes(uki())
-    key = rsa.generate_private_key(public_exponent=3, key_size=3072)
-    (folder / "enclave.sig").write_bytes(sigstruct(key))
+    (folder / "enclave.sig").write_bytes(signed)
     return folder
 
 

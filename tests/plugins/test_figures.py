@@ -14,9 +14,10 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(figures.__file__).parent))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # of the many that are installed none has a part in it
 
 
-@pytest.mark.parametrize("options", [(), ("-n2",)])
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n2")])
 def test_figures_are_printed_once_under_their_file(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
     pytester.makepyfile("def test_a(figures):\n    figures('3 of 4')\n    figures('5 of 6')\ndef test_b(): pass")
     result = pytester.runpytest_subprocess("-p", "figures", *options)
