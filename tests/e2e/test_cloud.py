@@ -212,6 +212,29 @@ def test_models_beyond_the_account_s_quota_are_refused_before_their_body_is_read
         assert code == "quota.account_models"
 
 
+def test_the_models_of_an_account_that_is_closed_are_deleted_in_the_enclave(cloud: Cloud) -> None:
+    accounts = cloud.scene.plane.accounts
+    accounts.create_organisation(cloud.alice, "alice-and-co")
+    repository = cloud.enclave.application.repository
+
+    def held(namespace: str) -> int:
+        return cloud.enclave.call(lambda: sum(found.id.namespace == namespace for found in repository))
+
+    with (
+        cloud.connect(cloud.scene.key(cloud.alice, "alice-and-co")) as theirs,
+        cloud.connect(cloud.scene.key(cloud.alice, "alice")) as hers,
+    ):
+        theirs.upload_model(MODEL, model_id="alice-and-co/scale")
+        hers.upload_model(MODEL, model_id="alice/kept")
+        cloud.eventually(lambda: bool(cloud.scene.plane.fleet.models("alice-and-co")))
+        accounts.close(cloud.alice, "alice-and-co")
+        assert held("alice-and-co") == 1
+        hers.predict("alice/kept", SECRET)
+        cloud.eventually(lambda: held("alice-and-co") == 0)
+        cloud.eventually(lambda: cloud.scene.plane.fleet.models("alice-and-co") == ())
+        hers.predict("alice/kept", SECRET)
+
+
 def test_an_enclave_of_another_control_plane_is_not_admitted(cloud: Cloud, tmp_path: Path) -> None:
     """It asks, is refused at the gate, and serves nobody who has a key."""
     with CloudScene(tmp_path, platform=cloud.scene.platform) as other:

@@ -56,6 +56,7 @@ class FakeControlPlane:
         ttl_ms: of its assertions.
         fault: what connecting, or else each question, ends with.
         delay: seconds before each answer.
+        closed: accounts that it says were closed, to whoever reports.
         tamper: changes an answer before it is sent; what it returns is encoded as it is.
         received: all bodies that it was sent, with their paths.
         connected: how many connections were made.
@@ -68,6 +69,7 @@ class FakeControlPlane:
         self.ttl_ms = wire.MAX_TTL_MS
         self.fault: BlindAIError | None = None
         self.delay = 0.0
+        self.closed: tuple[str, ...] = ()
         self.tamper: Callable[[AuthorisationRequest, AuthorisationAnswer], Any] | None = None
         self.received: list[tuple[str, bytes]] = []
         self.connected = 0
@@ -205,7 +207,7 @@ class FakeConnection:
             return Answer(status_of(plane.fault), {}, problem_body(plane.fault), keep_alive=True)
         if path == wire.REPORTS:
             msgspec.json.decode(body, type=Report)
-            return Answer(200, {}, msgspec.json.encode(Reported()), keep_alive=True)
+            return Answer(200, {}, msgspec.json.encode(Reported(plane.closed)), keep_alive=True)
         assert path == wire.AUTHORISATIONS
         asked = msgspec.json.decode(body, type=AuthorisationRequest)
         answer: Any = plane.answer(asked)

@@ -43,6 +43,7 @@ MAX_KEYS: Final = 256
 MAX_TOTALS: Final = 1_000
 MAX_LISTINGS: Final = 200
 MAX_SHARED_WITH: Final = 100
+MAX_CLOSED: Final = 100
 
 # An enclave reports at least this often, though nothing has changed: one that is silent for long leaves the directory.
 SIGN_OF_LIFE_SECONDS: Final = 3600
@@ -220,7 +221,14 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Reported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The report is on the disk."""
+    """The report is on the disk.
+
+    Attributes:
+        closed: accounts that are no more, of which the enclave still has models as far as is known: it deletes them.
+            What is left over comes with the answer to the next report, which tells what was deleted.
+    """
+
+    closed: Annotated[tuple[Namespace, ...], msgspec.Meta(max_length=MAX_CLOSED)] = ()
 
 
 class ModelVisibility(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

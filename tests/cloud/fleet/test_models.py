@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from blindai.wire import cloud as wire
@@ -81,14 +82,50 @@ def test_an_instance_that_is_not_the_first_waits_for_its_first_report(
     assert names(scene, tenant) == []
 
 
-@pytest.mark.parametrize("closed", [True, False])
-def test_models_of_accounts_that_are_not_there_are_dropped(
-    scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant, closed: bool
+def test_models_of_accounts_that_never_were_are_dropped(
+    scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant
 ) -> None:
     name = f"org-{tenant.name}"
-    if closed:
-        scene.plane.accounts.create_organisation(tenant.user, name)
-        scene.plane.accounts.close(tenant.user, name)
-    enclave.report(models=(wire.ModelListing(namespace=name, name="model", version=1), listing(tenant)))
+    reported = enclave.report(models=(wire.ModelListing(namespace=name, name="model", version=1), listing(tenant)))
     assert scene.plane.fleet.models(name) == ()
     assert names(scene, tenant) == [("model", 1)]
+    # The enclave keeps them: the database may be one of an earlier day.
+    assert reported.closed == ()
+
+
+def test_an_enclave_hears_of_accounts_that_were_closed_until_it_has_deleted_their_models(
+    scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant
+) -> None:
+    name = f"org-{tenant.name}"
+    model = wire.ModelListing(namespace=name, name="model", version=1)
+    scene.plane.accounts.create_organisation(tenant.user, name)
+    assert enclave.report(models=(model, listing(tenant))).closed == ()
+    scene.plane.accounts.close(tenant.user, name)
+    # Whatever it reports, also nothing; and also if the answer before never came.
+    for _ in range(2):
+        assert enclave.report().closed == (name,)
+    assert scene.played(f"https://elsewhere-{tenant.name}.test:9443").report(first=True).closed == ()
+    assert enclave.report(models=(msgspec.structs.replace(model, deleted=True),)).closed == ()
+    # An upload that had begun before.
+    assert enclave.report(models=(model,)).closed == (name,)
+    assert scene.plane.fleet.models(name) == ()
+    assert enclave.report().closed == ()
+    assert names(scene, tenant) == [("model", 1)]
+
+
+def test_of_many_accounts_that_were_closed_an_enclave_hears_bit_by_bit(
+    scene: CloudScene, enclave: PlayedEnclave, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blindai.cloud.fleet.models.MAX_CLOSED", 2)
+    left = [f"{letter}-{tenant.name}" for letter in "abc"]
+    for name in left:
+        scene.plane.accounts.create_organisation(tenant.user, name)
+        enclave.report(models=(wire.ModelListing(namespace=name, name="model", version=1),))
+        scene.plane.accounts.close(tenant.user, name)
+    while left:
+        closed = enclave.report().closed
+        assert closed == tuple(left[:2])
+        del left[:2]
+        gone = (wire.ModelListing(namespace=name, name="model", version=1, deleted=True) for name in closed)
+        enclave.report(models=tuple(gone))
+    assert enclave.report().closed == ()

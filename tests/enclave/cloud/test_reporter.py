@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import msgspec
 import onnx
 import pytest
+from structlog.testing import capture_logs
 
 from blindai.enclave.cloud import reporter as module
 from blindai.enclave.cloud.reporter import Reporter
@@ -194,6 +195,23 @@ def test_models_are_listed_when_they_come_change_and_go(play: Play) -> None:
         await desk.repository.delete(SCORER, 2)
         await desk.all()
         assert listed(desk) == [(2, True)]
+        assert await desk.reporter.report() is False
+
+    play(scene)
+
+
+def test_models_of_accounts_that_were_closed_are_deleted_and_no_others(play: Play) -> None:
+    async def scene(desk: Desk) -> None:
+        for namespace in ("acme", "gone"):
+            await upload(desk.repository, ModelId(namespace, "scorer"), IDENTITY)
+            await upload(desk.repository, ModelId(namespace, "scorer"), IDENTITY)
+        desk.plane.closed = ("acme-2", "gone", "never-was")
+        with capture_logs() as logs:
+            await desk.all()
+        assert sorted((found.id.namespace, found.version) for found in desk.repository) == [("acme", 1), ("acme", 2)]
+        assert listed(desk) == [(1, True), (2, True)]
+        assert [(line["event"], line["models"]) for line in logs] == [("closed_accounts", 1)]
+        # To whom this is said again, there is nothing left to do.
         assert await desk.reporter.report() is False
 
     play(scene)

@@ -105,10 +105,11 @@ class Fleet:
                 instances.take_endpoint(connection, instance, row.endpoint)
                 models.forget(connection, row.endpoint)
                 serves = True
+            closed: tuple[str, ...] = ()
             if serves:
-                models.list_(connection, instance, row.endpoint, told.models, now=now)
+                closed = models.list_(connection, instance, row.endpoint, told.models, now=now)
             instances.touch(connection, instance, now)
-        return Reported()
+        return Reported(closed)
 
     @retrying
     def directory(self, name: str) -> Directory:

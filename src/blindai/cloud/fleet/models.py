@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from blindai.cloud.tables import models, namespaces
-from blindai.wire.cloud import ModelListing, Visibility
+from blindai.wire.cloud import MAX_CLOSED, ModelListing, Visibility
 from blindai.wire.cloud_api import ListedModel
 from blindai.wire.metadata import TensorMetadata
 
@@ -24,17 +24,31 @@ def forget(connection: sa.Connection, endpoint: str) -> None:
 
 def list_(
     connection: sa.Connection, instance: str, endpoint: str, listings: Sequence[ModelListing], *, now: int
-) -> None:
-    """Keep what `instance`, which serves `endpoint`, says of its models; of accounts that do not exist, nothing."""
+) -> tuple[str, ...]:
+    """Keep what `instance`, which serves `endpoint`, says of its models; of accounts that do not exist, nothing.
+
+    Returns:
+        The accounts of which there are models at this endpoint though they were closed. Not those that never were: a
+        database of an earlier day must not cost anybody a model.
+    """
     named = sorted({one.namespace for one in listings})
-    opened = sa.select(namespaces.c.name).where(namespaces.c.name.in_(named), namespaces.c.closed_at.is_(None))
-    known = set(connection.execute(opened).scalars())
+    rows = connection.execute(sa.select(namespaces).where(namespaces.c.name.in_(named)))
+    closed = {row.name: row.closed_at is not None for row in rows}
     # Of two listings of one version the later holds.
-    for one in {(one.namespace, one.name, one.version): one for one in listings}.values():
+    told = {(one.namespace, one.name, one.version): one for one in listings if one.namespace in closed}
+    for one in told.values():
         key = {"endpoint": endpoint, "namespace": one.namespace, "name": one.name, "version": one.version}
         connection.execute(sa.delete(models).where(*(models.c[name] == value for name, value in key.items())))
-        if one.namespace in known and not one.deleted:
+        if not one.deleted and not closed[one.namespace]:
             connection.execute(sa.insert(models).values(**key, **_columns(one, instance, now)))
+    shut = {one.namespace for one in told.values() if closed[one.namespace] and not one.deleted}
+    kept = (
+        sa.select(models.c.namespace)
+        .distinct()
+        .join_from(models, namespaces, namespaces.c.name == models.c.namespace)
+        .where(models.c.endpoint == endpoint, namespaces.c.closed_at.is_not(None))
+    )
+    return tuple(sorted(shut.union(connection.execute(kept).scalars())))[:MAX_CLOSED]
 
 
 def of_account(connection: sa.Connection, namespace: str) -> tuple[ListedModel, ...]:

@@ -12,7 +12,7 @@ import structlog
 
 from blindai.enclave.clock import NS_PER_MS, NS_PER_SECOND, elapsed_ns
 from blindai.enclave.line import Backoff, Line
-from blindai.errors import BlindAIError, PermissionDenied
+from blindai.errors import BlindAIError, ModelNotFound, PermissionDenied
 from blindai.wire.cloud import (
     MAX_LISTINGS,
     MAX_MESSAGE_BYTES,
@@ -25,7 +25,7 @@ from blindai.wire.cloud import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from blindai.enclave.cloud.usage import Usage
     from blindai.enclave.line import Connection
@@ -118,7 +118,7 @@ class Reporter:
             return False
         report = Report(first=self._first, totals=totals, models=listings)
         try:
-            await self._line.ask(REPORTS, report, Reported, seconds=_ANSWER_SECONDS)
+            reported = await self._line.ask(REPORTS, report, Reported, seconds=_ANSWER_SECONDS)
         except PermissionDenied:
             # It does not know this enclave any more: it hears everything anew, on a connection that is attested anew.
             self._line.cut()
@@ -133,7 +133,17 @@ class Reporter:
                 self._told.pop(key, None)
             else:
                 self._told[key] = told
-        return more or len(totals) == MAX_TOTALS
+        await self._clear(reported.closed)
+        return more or bool(reported.closed) or len(totals) == MAX_TOTALS
+
+    async def _clear(self, closed: Sequence[str]) -> None:
+        """Delete the models of accounts that are no more: nobody can use them, or ask for their deletion."""
+        doomed = {found.id for found in self._repository if found.id.namespace in closed and not found.leased}
+        for model_id in doomed:
+            with contextlib.suppress(ModelNotFound):  # deleted meanwhile
+                await self._repository.delete(model_id)
+        if doomed:
+            _log.info("closed_accounts", accounts=len(closed), models=len(doomed))
 
     async def _report_forever(self) -> None:
         backoff = Backoff()
