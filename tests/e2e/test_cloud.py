@@ -218,7 +218,7 @@ def test_the_models_of_an_account_that_is_closed_are_deleted_in_the_enclave(clou
     repository = cloud.enclave.application.repository
 
     def held(namespace: str) -> int:
-        return cloud.enclave.call(lambda: sum(found.id.namespace == namespace for found in repository))
+        return len(cloud.enclave.call(lambda: [found for found in repository if found.id.namespace == namespace]))
 
     with (
         cloud.connect(cloud.scene.key(cloud.alice, "alice-and-co")) as theirs,

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from blindai.cloud import tables
-from blindai.cloud.accounts import Accounts, DefaultQuotas, Role, members, namespaces
+from blindai.cloud.accounts import AccountQuotas, Accounts, Role, members, namespaces
 from blindai.cloud.accounts.namespaces import Kind
 from blindai.cloud.mail import Message
 from blindai.cloud.site import Site
@@ -52,7 +52,7 @@ class World:
     database: Database
     clock: HandClock = field(default_factory=HandClock)
     mail: ListMailer = field(default_factory=ListMailer)
-    quotas: DefaultQuotas = field(default_factory=DefaultQuotas)
+    quotas: AccountQuotas = field(default_factory=AccountQuotas)
     secrets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

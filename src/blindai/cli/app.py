@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import blindai
-from blindai.cli import audit, cloud, demo, keys, login, manifest, measure, models, predict, proxy, serve, top, verify
+from blindai.cli import audit, demo, keys, login, manifest, measure, models, predict, proxy, serve, top, verify
+from blindai.cli.cloud import app as cloud
 from blindai.cli.custodian import app as custodian
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from blindai.cli.cloud import require_cloud_extra
+from blindai.cli.cloud.place import require_cloud_extra
 from blindai.cli.console import ExitCode, err, out, print_json, reported
 from blindai.cli.custodian.place import require_custodian_extra
 from blindai.cli.serve import require_server_extra

@@ -43,15 +43,21 @@ class Place:
     key_file: Path
 
     @classmethod
-    def at(cls, data: Path | None = None, database: str | None = None, key_file: Path | None = None) -> Self:
+    def at(
+        cls, data: Path | None = None, database: str | None = None, key_file: Path | None = None, *, make: bool = True
+    ) -> Self:
         """The place in `data`, by default in the user's data folder; database and key are files there unless given.
+
+        Args:
+            make: the folder, where there is none.
 
         Raises:
             ConfigurationError: `configuration.data`, the folder cannot be made.
         """
         folder = (data or Path(user_data_dir("blindai", appauthor=False)) / "cloud").absolute()
         try:
-            folder.mkdir(mode=secret_file.PRIVATE_FOLDER, parents=True, exist_ok=True)
+            if make:
+                folder.mkdir(mode=secret_file.PRIVATE_FOLDER, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the folder {folder} cannot be made: {error.strerror or error}", code="configuration.data"

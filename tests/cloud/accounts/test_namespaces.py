@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from account_world import Staff, World, new_name
 from blindai.cloud import tables
-from blindai.cloud.accounts import Action, DefaultQuotas, Membership, Role
+from blindai.cloud.accounts import AccountQuotas, Action, Membership, Role
 from blindai.cloud.accounts.namespaces import MAX_ORGANISATIONS
 from blindai.errors import BlindAIError, InvalidInput, QuotaExceeded
 
@@ -57,7 +57,7 @@ def test_own_account_comes_first(world: World) -> None:
 
 
 def test_an_account_begins_with_the_quotas_of_the_day(world: World) -> None:
-    quotas = DefaultQuotas(models=3, model_bytes=5, requests_per_minute=7, requests_per_month=None)
+    quotas = AccountQuotas(models=3, model_bytes=5, requests_per_minute=7, requests_per_month=None)
     name = new_name()
     World(world.database, quotas=quotas).user(name)
     (row,) = world.rows(tables.namespaces, name=name)

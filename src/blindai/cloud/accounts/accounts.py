@@ -17,7 +17,7 @@ from blindai.cloud.accounts import audit, invitations, keys, members, namespaces
 from blindai.cloud.accounts.audit import MAX_ENTRIES, AuditEntry
 from blindai.cloud.accounts.invitations import Invitation
 from blindai.cloud.accounts.members import Member
-from blindai.cloud.accounts.namespaces import DefaultQuotas, Kind
+from blindai.cloud.accounts.namespaces import AccountQuotas, Kind
 from blindai.cloud.accounts.roles import ALLOWED, Action, Role
 from blindai.cloud.identity.email import normalised
 from blindai.web.database import Database, retrying
@@ -48,13 +48,13 @@ class Accounts:
         mail: Mailer,
         site: Site,
         *,
-        quotas: DefaultQuotas | None = None,
+        quotas: AccountQuotas | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._mail = mail
         self._site = site
-        self._quotas = quotas or DefaultQuotas()
+        self._quotas = quotas or AccountQuotas()
         self._clock = clock
 
     def open_personal(self, connection: Connection, user_id: str, name: str) -> None:

@@ -36,8 +36,8 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class DefaultQuotas:
-    """What a new account may use. One row of the database may say otherwise later.
+class AccountQuotas:
+    """What an account may use; by default, a new one. See `cloud.allowances` for changes.
 
     Attributes:
         models: versions of models at one time.
@@ -52,13 +52,22 @@ class DefaultQuotas:
     requests_per_month: int | None = 100_000
 
 
+# By attributes of `AccountQuotas`.
+QUOTA_COLUMNS: Final = {
+    "models": "max_models",
+    "model_bytes": "max_bytes",
+    "requests_per_minute": "per_minute",
+    "requests_per_month": "per_month",
+}
+
+
 def unknown(name: str) -> InvalidInput:
     """The answer for an account that does not exist, and for one that the asker is no member of."""
     shown = name if is_name(name) else "of this name"
     return InvalidInput(f"there is no account {shown}, or you are no member of it", code="account.unknown")
 
 
-def insert_account(connection: Connection, name: str, user: str, *, kind: Kind, quotas: DefaultQuotas, at: int) -> None:
+def insert_account(connection: Connection, name: str, user: str, *, kind: Kind, quotas: AccountQuotas, at: int) -> None:
     """Open an account with `user` as its admin.
 
     Raises:
@@ -73,10 +82,7 @@ def insert_account(connection: Connection, name: str, user: str, *, kind: Kind, 
                     name=name,
                     kind=kind.value,
                     created_at=at,
-                    max_models=quotas.models,
-                    max_bytes=quotas.model_bytes,
-                    per_minute=quotas.requests_per_minute,
-                    per_month=quotas.requests_per_month,
+                    **{column: getattr(quotas, quota) for quota, column in QUOTA_COLUMNS.items()},
                 )
             )
     except IntegrityError:

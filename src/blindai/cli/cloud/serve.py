@@ -1,4 +1,4 @@
-"""`blindai cloud`: the control plane of a cloud of enclaves."""
+"""`blindai cloud serve`: the control plane, for enclaves and for people."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
+from blindai.cli.cloud.place import Data, require_cloud_extra
 from blindai.cli.console import err, print_json, reported
 from blindai.cli.database import DatabaseAddress, DatabaseFile, database_address
 from blindai.cli.serve import LogFormat
@@ -32,20 +33,9 @@ DEFAULT_PORT: Final = 9447
 
 DEFAULT_NAME: Final = "BlindAI Cloud"
 
-app = typer.Typer(no_args_is_help=True, help="Run the control plane of a cloud of enclaves: who may do what in them.")
 
-
-@app.callback()
-def root() -> None:
-    """Run the control plane of a cloud of enclaves: who may do what in them."""
-
-
-@app.command()
 def serve(
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="FOLDER", help="The control plane's files; by default in your data folder."),
-    ] = None,
+    data: Data = None,
     database: DatabaseAddress = None,
     database_file: DatabaseFile = None,
     key_file: Annotated[
@@ -117,25 +107,6 @@ def serve(
                         ready=_announcer(plane, tls, outbox=smtp is None, as_json=as_json),
                     )
                 )
-
-
-def require_cloud_extra() -> None:
-    """Refuse in words where only the client is installed.
-
-    Raises:
-        ConfigurationError: `configuration.cloud_missing`.
-    """
-    try:
-        import alembic  # noqa: F401  # one that only programs with a database need
-        import argon2  # noqa: F401  # as above, and accounts
-        import uvicorn  # noqa: F401  # a server
-        import webauthn  # noqa: F401  # one that only the control plane needs
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the control plane is not installed: {error}",
-            code="configuration.cloud_missing",
-            hint="pip install 'blindai[cloud]'",
-        ) from error
 
 
 def _policy(path: Path | None, *, simulation: bool) -> Policy:
