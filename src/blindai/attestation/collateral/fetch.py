@@ -92,12 +92,12 @@ class HttpFetcher:
         timeout: float = TIMEOUT_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         self._timeout = timeout
         self._clock = clock
         self._sleep = sleep
-        self._jitter = jitter
+        self._jitter = jitter or random.Random().random  # noqa: S311  # spreads load; see `stapling`
         self._opener = _opener()
         self._lock = threading.Lock()
         self._held_until: dict[str, datetime] = {}  # by address, and by host for those who said to wait
