@@ -37,8 +37,8 @@ def list_all(
             out.print("no accounts yet")
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in ("ACCOUNT", "KIND", "MEMBERS", "MODELS", "BYTES", "THIS MONTH", "A MINUTE", "STATE"):
-            table.add_column(column, no_wrap=column == "ACCOUNT", overflow="fold")
+        for column in ("ACCOUNT", "KIND", "MODELS", "SIZE", "THIS MONTH", "STATE"):
+            table.add_column(column, no_wrap=column in {"ACCOUNT", "KIND"}, overflow="fold")
         for one in accounts:
             table.add_row(*_cells(one))
         out.print(table)
@@ -76,8 +76,9 @@ def quotas(
             print_json(_fields(account))
             return
         may = account.quotas
-        out.print(f"{account.name}, {account.kind}, {_state(account)}")
+        out.print(f"{account.name}, {account.kind}, {_since(account)}")
         for line in (
+            f"  members     {account.members}",
             f"  models      {account.models} of {may.models}",
             f"  bytes       {account.model_bytes:,} of {may.model_bytes:,}",
             f"  this month  {account.month_requests:,} of {_limit(may.requests_per_month)} requests",
@@ -95,21 +96,22 @@ def _month(text: str) -> int | None:
 
 
 def _cells(one: Allowance) -> tuple[str, ...]:
+    from blindai.cloud.console.phrases import size
+
     may = one.quotas
     return (
         one.name,
         one.kind,
-        str(one.members),
-        f"{one.models} of {may.models}",
-        f"{one.model_bytes:,} of {may.model_bytes:,}",
-        f"{one.month_requests:,} of {_limit(may.requests_per_month)}",
-        f"{may.requests_per_minute:,}",
-        _state(one),
+        f"{one.models}/{may.models}",
+        f"{size(one.model_bytes)}/{size(may.model_bytes)}",
+        f"{one.month_requests:,}/{_limit(may.requests_per_month)}",
+        "open" if one.closed_at is None else f"closed {one.closed_at:%Y-%m-%d}",
     )
 
 
-def _state(one: Allowance) -> str:
-    return f"since {one.opened_at:%Y-%m-%d}" if one.closed_at is None else f"closed {one.closed_at:%Y-%m-%d}"
+def _since(one: Allowance) -> str:
+    opened = f"since {one.opened_at:%Y-%m-%d}"
+    return opened if one.closed_at is None else f"{opened}, closed {one.closed_at:%Y-%m-%d}"
 
 
 def _limit(count: int | None) -> str:
