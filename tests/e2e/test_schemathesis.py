@@ -22,12 +22,16 @@ import onnx
 import pytest
 
 from blindai import Connection
+from blindai.attestation.policy import Policy
+from blindai.cloud.allowances import Allowances
 from blindai.cloud.api import ADDRESSES, rates
 from blindai.enclave.app import ROUTES
 from blindai.wire.cloud_api import PREFIX
 from cloud_scene import CloudScene, RunningCloud
 from enclave_server import node_model
+from joined_enclave import joined_enclave
 from proxy_process import ProxyProcess
+from running_proxy import RunningProxy
 from schema_examination import BEYOND_SCHEMA, examine
 
 DESCRIPTION = f"{PREFIX}/openapi.json"
@@ -113,6 +117,32 @@ def test_the_control_plane_with_a_member_signed_in(
     assert found.operations == operations() - {"DELETE /token"}
     assert found.checks.keys() == CHECKS
     assert found.statuses[201] > 0
+
+
+def test_an_enclave_of_the_cloud_with_a_key(
+    cloud: RunningCloud, scene: CloudScene, figures: Callable[[str], None]
+) -> None:
+    user = scene.join("tenant")
+    # So many requests within seconds are taken of nobody else.
+    Allowances(scene.plane.database).change("tenant", {"requests_per_minute": 10**6, "requests_per_month": None})
+    policy = Policy.parse(scene.platform.manifest, "the test")
+    with (
+        joined_enclave(cloud, anonymous_per_minute=10**6) as enclave,
+        RunningProxy(f"https://127.0.0.1:{enclave.port}", policy) as proxy,
+    ):
+        found = examine(
+            f"http://127.0.0.1:{proxy.port}/openapi.json",
+            examples=2,
+            operations=REFUSING_MODELS,
+            headers={"Authorization": f"Bearer {scene.key(user, 'tenant').text}"},
+            parameters={"path.namespace": "tenant"},
+        )
+    figures(f"an enclave of a cloud, with a key: {found.line}")
+    assert found.failures == {}
+    assert found.operations == {f"{method} {path}" for method, path, _ in ROUTES} - {"GET /openapi.json"}
+    assert found.checks.keys() == CHECKS
+    assert found.statuses[200] > 0
+    assert found.statuses[401] > 0
 
 
 def test_the_enclave_behind_its_gate(proxy: ProxyProcess, figures: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -16,10 +17,13 @@ from enclave_server import RunningServer
 
 
 @contextmanager
-def joined_enclave(running: RunningCloud, endpoint: str = "https://enclave.test:9443") -> Iterator[RunningServer]:
-    """An enclave at work; `endpoint` is what it tells the control plane of where it is."""
+def joined_enclave(
+    running: RunningCloud, endpoint: str = "https://enclave.test:9443", **settings: Any
+) -> Iterator[RunningServer]:
+    """An enclave at work; `endpoint` is what it tells the control plane of where it is, `settings` are of `[cloud]`."""
     scene = running.scene
     tables = {"runtime": {"isolation": "thread"}, **scene.config(endpoint, running.enclaves)}
+    tables["cloud"] |= settings
     config = msgspec.convert(tables, EnclaveConfig)
     measured, attester = msgspec.to_builtins(config), scene.platform.attester
     server = RunningServer(

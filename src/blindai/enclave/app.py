@@ -172,7 +172,13 @@ class Application:
             self.membership = Membership(config.cloud, end, self.repository, self._inference, refused=self.refused)
         self._queries = None if self.membership is None else self.membership.queries
         self._endpoints = Endpoints(
-            config, self.repository, self._handler, self.metrics, lease=self.lease, membership=self.membership
+            config,
+            self.repository,
+            self._handler,
+            self.metrics,
+            lease=self.lease,
+            membership=self.membership,
+            needs={(method, path): _RULES[handler].need for method, path, handler in ROUTES},
         )
         self._openai = OpenAI(
             self.repository,

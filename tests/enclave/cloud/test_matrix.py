@@ -227,3 +227,11 @@ def test_a_plane_without_questions_hears_nothing_of_garbage(enclave: CloudEnclav
     key = plane.key(OWNER)
     enclave.request("POST", "/v2/repository/index", b"", *bearer(key), *bearer(key)).assert_problem(401, GARBAGE)
     assert key.digest not in {digest for asked in plane.questions[before:] for digest in asked.keys}
+
+
+def test_the_description_for_machines_says_which_routes_need_a_key(enclave: CloudEnclave) -> None:
+    paths = enclave.ask("GET", "/openapi.json").json["paths"]
+    key: dict[str, list[str]] = {"key": []}
+    for method, path, handler in ROUTES:
+        security = [] if handler in OPEN else [key] if handler in LISTS | OF_THE_OWNER.keys() else [{}, key]
+        assert paths[path][method.lower()]["security"] == security, handler

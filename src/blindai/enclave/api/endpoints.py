@@ -42,8 +42,9 @@ from blindai.wire.metadata import (
 from blindai.wire.trial import ModelTrial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from blindai.enclave.cloud.access import Need
     from blindai.enclave.cloud.joining import Membership
     from blindai.enclave.cloud.principal import Principal
     from blindai.enclave.config import EnclaveConfig
@@ -79,14 +80,19 @@ class Endpoints:
         *,
         lease: Keeper | None,
         membership: Membership | None,
+        needs: Mapping[tuple[str, str], Need],
     ) -> None:
-        """`handler` gives what answers an inference request with these headers; it may raise any BlindAIError."""
+        """`handler` gives what answers an inference request with these headers; it may raise any BlindAIError.
+
+        `needs`: what each method and path needs in a cloud.
+        """
         self._config = config
         self._repository = repository
         self._handler = handler
         self._metrics = metrics
         self._lease = lease
         self._membership = membership
+        self._document = document(None if membership is None else needs)
         self.stopping = False
 
     # Server.
@@ -104,7 +110,7 @@ class Endpoints:
         return Response(self._metrics.render(), media_type=METRICS_TYPE)
 
     async def openapi(self, request: Request) -> Response:
-        return _json(document())
+        return _json(self._document)
 
     async def attestation(self, request: Request) -> Response:
         """The gate's address. Requests get here only once the gate is open, when it has nothing left to do."""

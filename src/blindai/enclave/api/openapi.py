@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import version as installed_version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from blindai.enclave.cloud.access import Need
 from blindai.enclave.models.model_id import RULE
 from blindai.enclave.models.upload import FILE_TYPES
 from blindai.wire.bundle import BUNDLE_TYPE
 from blindai.wire.cloud import MAX_SHARED_WITH, Visibility
 from blindai.wire.lease import STATES
 from blindai.wire.openai import MAX_DIMENSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _STRING: Final = {"type": "string"}
@@ -23,6 +27,8 @@ _MODEL_ID: Final = {
     "pattern": "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?/[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$",
     "not": {"pattern": "[.][.]"},
 }
+# `wire.cloud.Namespace`.
+_ACCOUNT: Final = {"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$", "minLength": 2, "maxLength": 39}
 _BOOLEAN: Final = {"type": "boolean"}
 _BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _OBJECT: Final = {"type": "object"}
@@ -45,6 +51,16 @@ _CONTENT_DIGEST: Final = {
     "required": False,
     "description": "RFC 9530 digest of the body (sha-256 or sha-512); checked before anything is stored.",
     "schema": _STRING,
+}
+
+
+_KEY: Final[dict[str, list[str]]] = {"key": []}
+_SECURITY: Final[Mapping[Need, list[dict[str, list[str]]]]] = {
+    Need.NOTHING: [],
+    Need.KEY: [_KEY],
+    Need.OWN: [_KEY],
+    Need.MODEL: [{}, _KEY],  # public ones need none
+    Need.REFUSED: [{}, _KEY],  # whoever asks
 }
 
 
@@ -240,10 +256,20 @@ def _schemas() -> dict[str, Any]:
                 "platform": _STRING,
             }
         ),
-        "Visibility": _struct(
-            {"visibility": {"type": "string", "enum": [*Visibility]}},
-            {"shared_with": {**_array(_STRING), "maxItems": MAX_SHARED_WITH}},
-        ),
+        "Visibility": {
+            "oneOf": [
+                _struct(
+                    {
+                        "visibility": {"type": "string", "const": Visibility.SHARED},
+                        "shared_with": {**_array(_ACCOUNT), "minItems": 1, "maxItems": MAX_SHARED_WITH},
+                    }
+                ),
+                _struct(
+                    {"visibility": {"type": "string", "enum": [Visibility.PRIVATE, Visibility.PUBLIC]}},
+                    {"shared_with": {**_array(_ACCOUNT), "maxItems": 0}},
+                ),
+            ]
+        },
         "IndexEntry": _struct({"name": _STRING, "version": _NUMBER, "state": _STRING, "reason": _STRING}),
         "InferRequest": _struct(
             {"inputs": _array(tensor)},
@@ -291,9 +317,25 @@ def _openai_schemas() -> dict[str, Any]:
     }
 
 
+def document(needs: Mapping[tuple[str, str], Need] | None = None) -> dict[str, Any]:
+    """The whole document (OpenAPI 3.1).
+
+    Args:
+        needs: in a cloud, what each method and path needs. Elsewhere no API key is asked for, but a model on loan has
+            tokens of its consumers.
+    """
+    whole = _document()
+    if needs is None:
+        return whole
+    paths = {
+        path: {method: {**one, "security": _SECURITY[needs[method.upper(), path]]} for method, one in item.items()}
+        for path, item in whole["paths"].items()
+    }
+    return {**whole, "paths": paths}
+
+
 @cache
-def document() -> dict[str, Any]:
-    """The whole document (OpenAPI 3.1)."""
+def _document() -> dict[str, Any]:
     part = {"in": "path", "required": True}
     return {
         "openapi": "3.1.0",
@@ -302,8 +344,7 @@ def document() -> dict[str, Any]:
             "version": installed_version("blindai"),
             "description": "Open Inference Protocol V2 behind attested TLS. A model id is " + RULE + ".",
         },
-        # In a cloud; elsewhere nobody asks for a key.
-        "security": [{}, {"key": []}],
+        "security": [{}, _KEY],
         "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_openai_paths()},
         "components": {
             "securitySchemes": {
