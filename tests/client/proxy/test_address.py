@@ -58,6 +58,12 @@ class TestLoopback:
         with LoopbackAddress("127.0.0.1", 0).listening() as (listener, address):
             assert address.port == listener.getsockname()[1] > 0
 
+    def test_no_answer_waits_for_an_acknowledgement(self) -> None:
+        with LoopbackAddress("127.0.0.1", 0).listening() as (listener, address):
+            listener.settimeout(10)
+            with socket.create_connection((address.host, address.port)), listener.accept()[0] as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
     def test_one_that_is_taken(self) -> None:
         with LoopbackAddress("127.0.0.1", 0).listening() as (_, taken):
             with pytest.raises(ConfigurationError) as caught, taken.listening():
