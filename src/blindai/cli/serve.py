@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from blindai.attestation.attesters.platform import BOOT_LOG_FILE, TPM_TCTI, Platform
 from blindai.cli.console import err, print_json, reported
+from blindai.cli.extras import require_extra
 from blindai.cli.target import Json
 from blindai.errors import ConfigurationError
 
@@ -201,13 +202,5 @@ def require_server_extra() -> None:
     Raises:
         ConfigurationError: `configuration.server_missing`.
     """
-    try:
-        import uvicorn  # noqa: F401  # one that people lack
-
-        import blindai.enclave.engines.onnxruntime  # noqa: F401  # the other
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the server is not installed: {error}",
-            code="configuration.server_missing",
-            hint="pip install 'blindai[server]'",
-        ) from error
+    modules = ("uvicorn", "blindai.enclave.engines.onnxruntime")
+    require_extra("server", "server", *modules, code="configuration.server_missing")

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from platformdirs import user_data_dir
-
 from blindai.cloud import migrations
 from blindai.cloud.accounts import Accounts
 from blindai.cloud.fleet import Fleet
 from blindai.cloud.identity import People
 from blindai.cloud.keys import SigningKey
-from blindai.crypto import secret_file
-from blindai.errors import ConfigurationError
 from blindai.web.database import Database
+from blindai.web.place import data_folder
 
 if TYPE_CHECKING:
     from blindai.cloud.mail import Mailer
@@ -54,14 +51,7 @@ class Place:
         Raises:
             ConfigurationError: `configuration.data`, the folder cannot be made.
         """
-        folder = (data or Path(user_data_dir("blindai", appauthor=False)) / "cloud").absolute()
-        try:
-            if make:
-                folder.mkdir(mode=secret_file.PRIVATE_FOLDER, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the folder {folder} cannot be made: {error.strerror or error}", code="configuration.data"
-            ) from error
+        folder = data_folder("cloud", data, make=make)
         return cls(folder, database or str(folder / DATABASE_FILE), key_file or folder / KEY_FILE)
 
     @property

@@ -8,16 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from platformdirs import user_data_dir
-
-from blindai.crypto import secret_file
 from blindai.custody import migrations
 from blindai.custody.clock import SYSTEM_LEDGER_CLOCK, LedgerClock
 from blindai.custody.keys import CustodianKeys, stored_lock
 from blindai.custody.ledger import Ledger
 from blindai.custody.operators import Operators
-from blindai.errors import ConfigurationError
 from blindai.web.database import Database
+from blindai.web.place import data_folder
 
 if TYPE_CHECKING:
     from blindai.custody.unlocking import Lock, Unlock
@@ -45,13 +42,7 @@ class Place:
         Raises:
             ConfigurationError: `configuration.data`, the folder cannot be made.
         """
-        folder = (data or Path(user_data_dir("blindai", appauthor=False)) / "custodian").absolute()
-        try:
-            folder.mkdir(mode=secret_file.PRIVATE_FOLDER, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the folder {folder} cannot be made: {error.strerror or error}", code="configuration.data"
-            ) from error
+        folder = data_folder("custodian", data)
         return cls(folder, database or str(folder / DATABASE_FILE))
 
     @property

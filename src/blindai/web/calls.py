@@ -1,13 +1,17 @@
-"""Calls that wait for the database, in a few threads of their own."""
+"""Calls that take long, each kind in a few threads of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter, to_thread
+
 from blindai.errors import Unavailable
+from blindai.web.passwords import MAX_CONCURRENT
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,6 +22,10 @@ THREADS: Final = 8
 # What waits for a thread. At a few hundred transactions a second, the last has its answer within seconds; enclaves
 # repeat what was refused.
 MAX_WAITING: Final = 1024
+
+
+# Who waits to have a password checked. Each takes a tenth of a second or so.
+MAX_WAITING_PASSWORDS: Final = 50
 
 
 class DatabaseCalls:
@@ -53,3 +61,20 @@ class DatabaseCalls:
 
     def _done(self, _: object) -> None:
         self._free += 1
+
+
+class PasswordCalls:
+    """Runs what hashes passwords. Strangers who try some must keep nobody from a page that needs none."""
+
+    def __init__(self) -> None:
+        self._limiter = CapacityLimiter(MAX_CONCURRENT)
+
+    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `function`.
+
+        Raises:
+            Unavailable: `busy`.
+        """
+        if self._limiter.statistics().tasks_waiting >= MAX_WAITING_PASSWORDS:
+            raise Unavailable("too many people sign in at this moment", code="busy", hint="try again")
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._limiter)

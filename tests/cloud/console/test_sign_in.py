@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from blindai.cloud.console import visit
+from blindai.web import calls
 from cloud_scene import PASSWORD, CloudScene
 from console_world import Person
 
@@ -33,7 +33,7 @@ def test_guessing_is_slowed_and_says_for_how_long(small_scene: CloudScene) -> No
 def test_a_crowd_that_signs_in_does_not_keep_others_from_the_pages(
     alice: Person, small_scene: CloudScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visit, "MAX_WAITING", 0)
+    monkeypatch.setattr(calls, "MAX_WAITING_PASSWORDS", 0)
     crowded = Person(small_scene, "alice").enter()
     assert (crowded.status, "busy" in crowded.text) == (503, True)
     assert alice.get("/account").status == 200

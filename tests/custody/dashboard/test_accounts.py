@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from asgi_browser import Browser
-from blindai.custody.dashboard import visit
 from blindai.custody.dashboard.visit import HOME
 from blindai.custody.operators import Role
+from blindai.web import calls
 from blindai.web.csrf import VISITOR_COOKIE
 from blindai.web.sessions import COOKIE, IDLE_SECONDS, LIFETIME_SECONDS
 from custodian_scene import PASSWORD, Scene
@@ -96,7 +96,7 @@ def test_a_hundred_guesses_in_a_minute_are_a_dozen(scene: Scene, visitor: Browse
 def test_a_crowd_that_signs_in_does_not_keep_operators_from_the_pages(
     scene: Scene, ada: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visit, "MAX_WAITING", 0)
+    monkeypatch.setattr(calls, "MAX_WAITING_PASSWORDS", 0)
     crowded = Browser(ada.application).sign_in("ada", PASSWORD)
     assert (crowded.status, "busy" in crowded.text) == (503, True)
     lease = scene.lease().id

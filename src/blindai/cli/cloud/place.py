@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blindai.cli.database import database_address
+from blindai.cli.extras import require_extra
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,14 +56,5 @@ def require_cloud_extra() -> None:
     Raises:
         ConfigurationError: `configuration.cloud_missing`.
     """
-    try:
-        import alembic  # noqa: F401  # one that only programs with a database need
-        import argon2  # noqa: F401  # as above, and accounts
-        import uvicorn  # noqa: F401  # a server
-        import webauthn  # noqa: F401  # one that only the control plane needs
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the control plane is not installed: {error}",
-            code="configuration.cloud_missing",
-            hint="pip install 'blindai[cloud]'",
-        ) from error
+    modules = ("alembic", "argon2", "uvicorn", "webauthn")
+    require_extra("cloud", "control plane", *modules, code="configuration.cloud_missing")

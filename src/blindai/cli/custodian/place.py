@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from blindai.cli.console import err
 from blindai.cli.database import DatabaseAddress, DatabaseFile, database_address
+from blindai.cli.extras import require_extra
 from blindai.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -102,13 +103,5 @@ def require_custodian_extra() -> None:
     Raises:
         ConfigurationError: `configuration.custodian_missing`.
     """
-    try:
-        import alembic  # noqa: F401  # one that only the custodian needs
-        import argon2  # noqa: F401  # as above
-        import uvicorn  # noqa: F401  # as above
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the custodian is not installed: {error}",
-            code="configuration.custodian_missing",
-            hint="pip install 'blindai[custodian]'",
-        ) from error
+    modules = ("alembic", "argon2", "uvicorn")
+    require_extra("custodian", "custodian", *modules, code="configuration.custodian_missing")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from blindai.cloud.accounts.roles import ALLOWED
-from blindai.errors import BlindAIError, Unavailable
+from blindai.errors import BlindAIError
 from blindai.web import csrf
+from blindai.web.calls import PasswordCalls
 from blindai.web.forms import Filled, headers_of_refusal
-from blindai.web.passwords import MAX_CONCURRENT
 from blindai.web.throttle import Throttled
 from blindai.wire.problems import status_of
 
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# Who waits to have a password checked. Each takes a tenth of a second or so.
-MAX_WAITING: Final = 50
 
 HOME: Final = "/"
 
@@ -54,7 +49,7 @@ class Desk:
     plane: ControlPlane
     pages: Pages
     now: Callable[[], datetime]
-    hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CONCURRENT))
+    hashing: PasswordCalls = field(default_factory=PasswordCalls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +121,7 @@ class Visit:
         Raises:
             Unavailable: `busy`.
         """
-        if self.desk.hashing.statistics().tasks_waiting >= MAX_WAITING:
-            raise Unavailable("too many people sign in at this moment", code="busy", hint="try again")
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.desk.hashing)
+        return await self.desk.hashing(call, *args, **kwargs)
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """A page, with what all pages show.

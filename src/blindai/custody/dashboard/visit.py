@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from blindai.custody.operators import Operator, Operators
 from blindai.errors import BlindAIError, ConfigurationError, Unavailable
 from blindai.web import csrf
+from blindai.web.calls import PasswordCalls
 from blindai.web.pages import Pages
-from blindai.web.passwords import MAX_CONCURRENT
 from blindai.web.throttle import Throttled
 from blindai.wire.problems import status_of
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# Who waits to have a password checked. Each takes a tenth of a second or so.
-MAX_WAITING: Final = 50
 
 # Logs that are checked at once. A long one takes many seconds of a processor.
 MAX_CHECKS: Final = 2
@@ -64,7 +61,7 @@ class Desk:
     public_key: str
     now: Callable[[], datetime]
     wake: Callable[[], None]
-    hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CONCURRENT))
+    hashing: PasswordCalls = field(default_factory=PasswordCalls)
     checking: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_CHECKS))
 
 
@@ -105,9 +102,7 @@ class Visit:
         Raises:
             Unavailable: `busy`.
         """
-        if self.desk.hashing.statistics().tasks_waiting >= MAX_WAITING:
-            raise Unavailable("too many people sign in at this moment", code="busy", hint="try again")
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self.desk.hashing)
+        return await self.desk.hashing(call, *args, **kwargs)
 
     async def check(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what checks a log, in one of the threads for that.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from rich.markup import escape
 
 from blindai.attestation.measure.local import local_policy
 from blindai.client.connection import Connection
@@ -23,6 +22,7 @@ from blindai.client.control_plane import ControlPlane
 from blindai.client.login import wait_for_consent
 from blindai.cloud import tables
 from blindai.cloud.control_plane import Place
+from blindai.demo.audience import Audience
 from blindai.demo.cloud import resnet18
 from blindai.demo.cloud.visitor import Visitor
 from blindai.demo.enclaves import RUNTIME
@@ -68,18 +68,17 @@ class Person:
         return f"{self.name}@example.com"
 
 
-class Stage:
+class Stage(Audience):
     """Everything on it. Made by `staged`.
 
     Attributes:
-        console: where the audience looks.
         folder: `cloud/` lies in it, and the model.
         cloud, enclave: the processes.
         manifest: what everybody requires of an enclave.
     """
 
     def __init__(self, console: Console, folder: Path, stack: ExitStack) -> None:
-        self.console = console
+        super().__init__(console)
         self.folder = folder
         self.stack = stack
         self.cloud: Program
@@ -223,20 +222,6 @@ class Stage:
                 return error
             raise StoryFailed(f"{what} ended as {error.code} ({error.message}), not as {code}") from error
         raise StoryFailed(f"{what} was answered, and not refused as {code}")
-
-    # The audience.
-
-    def say(self, text: str = "") -> None:
-        """One line, in rich markup."""
-        self.console.print(f"   {text}" if text else "")
-
-    def head(self, number: int, text: str) -> None:
-        """The beginning of a step."""
-        self.console.print(f"[bold]{number}.[/] {text}")
-
-    def command(self, text: str) -> None:
-        """What somebody would type to do what is done here."""
-        self.console.print(f"   [dim]$ {escape(text)}[/]")
 
 
 @contextmanager

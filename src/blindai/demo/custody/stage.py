@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
-from rich.markup import escape
 
 from blindai.attestation.attesters.simulated import SimulatedAttester
 from blindai.attestation.measure.local import local_policy
@@ -30,6 +29,7 @@ from blindai.custody.operators import Role
 from blindai.custody.sealing import new_data_key, seal
 from blindai.custody.terms import Terms
 from blindai.custody.unlocking import KeyFile
+from blindai.demo.audience import Audience
 from blindai.demo.custody.line import Line
 from blindai.demo.custody.processes import Custodian, Enclave, Hospital
 from blindai.demo.enclaves import RUNTIME
@@ -83,11 +83,10 @@ class Sealed(NamedTuple):
     digest: str
 
 
-class Stage:
+class Stage(Audience):
     """Everything on it. Made by `staged`.
 
     Attributes:
-        console: where the audience looks.
         folder: `custodian/`, `borrower/` and `hospital/` lie in it.
         office: the custodian's database as the command line opens it.
         model, sealed: in clear and shipped.
@@ -96,7 +95,7 @@ class Stage:
     """
 
     def __init__(self, console: Console, folder: Path, stack: ExitStack) -> None:
-        self.console = console
+        super().__init__(console)
         self.folder = folder
         self.stack = stack
         self.model = load_model()
@@ -278,20 +277,6 @@ class Stage:
         if answer.code != code:
             ended = f"{answer.code} ({answer.message})" if answer.code else "a success"
             raise StoryFailed(f"{what} ended as {ended}, not as {code or 'a success'}")
-
-    # The audience.
-
-    def say(self, text: str = "") -> None:
-        """One line, in rich markup."""
-        self.console.print(f"   {text}" if text else "")
-
-    def head(self, number: int, text: str) -> None:
-        """The beginning of a step."""
-        self.console.print(f"[bold]{number}.[/] {text}")
-
-    def command(self, text: str) -> None:
-        """What somebody would type to do what is done here."""
-        self.console.print(f"   [dim]$ {escape(text)}[/]")
 
 
 @contextmanager
